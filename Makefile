@@ -1,0 +1,58 @@
+# fourfold: `make book` and `make test` are all that is needed; `make help` lists the rest.
+PYTHON ?= python3.11
+PROFILE ?= workflow/profiles/local
+PORT ?= 8000
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+SNAKEMAKE = snakemake --profile $(PROFILE) --quiet rules
+READY = .venv/.ready
+
+.PHONY: help book test chapter full bench sync new serve lock clean
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 24
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	pip install --quiet --disable-pip-version-check -r requirements.lock
+	pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+book: $(READY) ## run the chapters that are not up to date and build the HTML
+	$(SNAKEMAKE) html
+	@echo "The book: file://$(CURDIR)/_build/html/index.html"
+
+test: $(READY) ## unit, oracle, property, record, notebook and site tests, style and types
+	ruff check . && ruff format --check . && mypy
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 pytest --numprocesses auto --dist loadscope --nbval --nbval-current-env
+
+chapter: $(READY) need-name ## run one chapter: NAME=convsharevit
+	$(SNAKEMAKE) $$(python -m fourfold.book chapter $(NAME))
+
+full: $(READY) need-name ## run one chapter at its full parameters and record it: NAME=convsharevit
+	$(SNAKEMAKE) --force data/full/$(NAME).json
+
+bench: $(READY) ## time ours against the peers, side by side in one run, and print ratios
+	for bench in benchmarks/*.py; do OMP_NUM_THREADS=1 python $$bench; done
+
+sync: $(READY) ## after an edit of notebooks/*.md: run what changed and refresh the paired .ipynb
+	$(SNAKEMAKE) chapters
+	python -m fourfold.book sync
+
+new: $(READY) need-name ## scaffold a chapter from its record: NAME=svt
+	python -m fourfold.book new $(NAME)
+
+serve: book ## read the book at http://localhost:8000 (PORT=8000)
+	python -m http.server --directory _build/html --bind localhost $(PORT)
+
+lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
+	pip install --quiet --disable-pip-version-check pip-tools
+	pip-compile --quiet --strip-extras --allow-unsafe --extra test --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
+	sed -i 's/+cpu$$//' requirements.lock  # pip's own choice of build, not part of the pin
+
+clean: ## remove everything generated but the environment
+	rm -rf _build logs book/chapters book/papers.bib .snakemake .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: need-name
+need-name:
+	@test -n "$(NAME)" || { echo "say which chapter: make $(MAKECMDGOALS) NAME=convsharevit" >&2; exit 2; }

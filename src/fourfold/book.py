@@ -1,0 +1,225 @@
+"""The book's own chores, called by make and Snakemake: ``python -m fourfold.book COMMAND``.
+
+Nothing here touches a number: it lists papers for BibTeX, keeps notebook pairs in step, scaffolds a
+chapter, records a full run, and builds the HTML.
+"""
+
+import argparse
+import shutil
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import yaml
+from plotly.offline import get_plotlyjs
+
+from fourfold import full, ledger, parameters, records
+from fourfold.records import ROOT, Record
+
+EXECUTED = ROOT / "book" / "chapters"
+NOTEBOOKS = ROOT / "notebooks"
+HTML = ROOT / "_build" / "html"
+TEMPLATES = ROOT / "workflow" / "template"
+# What a reader's eye compares: pictures are drawn anew and never compared.
+IGNORED = "nbval-ignore-output"
+
+
+def bibtex(record: Record) -> str:
+    """The paper as a BibTeX entry whose key is its slug."""
+    fields = {
+        "title": f"{{{record.title}}}",
+        "author": " and ".join(record.authors),
+        "year": str(record.year),
+        "note": record.venue,
+        "eprint": record.arxiv,
+        "archiveprefix": "arXiv" if record.arxiv else None,
+        "doi": record.doi,
+        "url": f"https://arxiv.org/abs/{record.arxiv}" if record.arxiv else None,
+    }
+    body = ",\n".join(f"  {key} = {{{value}}}" for key, value in fields.items() if value)
+    return f"@article{{{record.slug},\n{body}\n}}\n"
+
+
+def executed(record: Record) -> Path:
+    """Where the executed copy of a chapter lies."""
+    return EXECUTED / record.part / f"{record.slug}.ipynb"
+
+
+def chapter_records() -> list[Record]:
+    """The records whose chapters are built."""
+    return [record for record in records.load_all() if record.has_chapter]
+
+
+def toc_files() -> list[str]:
+    """Every page of the table of contents, the root included, as ``_toc.yml`` names them."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    files = [toc["root"]]
+
+    def walk(node: dict) -> None:
+        if "file" in node:
+            files.append(node["file"])
+        for child in [*node.get("chapters", ()), *node.get("sections", ())]:
+            walk(child)
+
+    for part in toc["parts"]:
+        walk(part)
+    return files
+
+
+def pair(markdown: Path, ran: Path | None = None) -> nbformat.NotebookNode:
+    """The ``.ipynb`` half of a chapter: the Markdown's cells with the text outputs of its last run.
+
+    Cell ids are kept from the pair on disk where a cell's place and kind are unchanged. Outputs keep
+    what ``--nbval`` compares (text and HTML of verdicts) and lose metadata, times and figures.
+
+    Raises:
+        ValueError: if the executed copy does not have the Markdown's code cells.
+    """
+    notebook = jupytext.read(markdown, fmt="md:myst")
+    notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"]}
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    on_disk = markdown.with_suffix(".ipynb")
+    old = nbformat.read(on_disk, as_version=4).cells if on_disk.is_file() else []
+    for i, cell in enumerate(notebook.cells):
+        same = i < len(old) and old[i].cell_type == cell.cell_type
+        cell.id = old[i].id if same else f"{cell.cell_type}-{i}"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if ran is not None:
+        done = [cell for cell in nbformat.read(ran, as_version=4).cells if cell.cell_type == "code"]
+        if [cell.source for cell in code] != [cell.source for cell in done]:
+            raise ValueError(f"{ran.name} was executed from other code than {markdown.name} has now")
+        for cell, ready in zip(code, done, strict=True):
+            if IGNORED not in cell.metadata.get("tags", ()):
+                cell.outputs = [_text_only(output) for output in ready.outputs]
+    for count, cell in enumerate(code, start=1):
+        cell.execution_count = count
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = count
+    return notebook
+
+
+def _text_only(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    output = nbformat.from_dict({key: value for key, value in output.items() if key != "metadata"})
+    if "data" in output:
+        output.data = {mime: text for mime, text in output.data.items() if mime.startswith("text/")}
+        output.metadata = {}
+    return output
+
+
+def sync() -> None:
+    """Rewrite every chapter's ``.ipynb`` from its Markdown and its executed copy."""
+    for record in chapter_records():
+        markdown = NOTEBOOKS / record.part / f"{record.slug}.md"
+        nbformat.write(pair(markdown, executed(record)), markdown.with_suffix(".ipynb"))
+
+
+def new(slug: str) -> list[Path]:
+    """Scaffold the notebook, the module and the test of a chapter from its record.
+
+    Raises:
+        ValueError: if the record has no criteria or parameters yet, or a file is already there.
+    """
+    record = records.load(slug)
+    if not record.has_chapter:
+        raise ValueError(f"data/papers/{slug}.yml has no criteria, controls and parameters yet; write them first")
+    places = {
+        "notebook.md": NOTEBOOKS / record.part / f"{slug}.md",
+        "module.py": ROOT / "src" / "fourfold" / record.part / f"{slug}.py",
+        "test.py": ROOT / "tests" / record.part / f"test_{slug}.py",
+    }
+    if there := [str(path.relative_to(ROOT)) for path in places.values() if path.exists()]:
+        raise ValueError(f"already there: {', '.join(there)}")
+    judgements = [
+        f"## {claim.id}: {claim.statement}\n\n```{{code-cell}} ipython3\nchapter.judge(\n    {claim.id!r},\n"
+        f"    criteria={{{', '.join(f'{name!r}: None' for name in claim.criteria)}}},\n"
+        f"    controls={{{', '.join(f'{name!r}: None' for name in claim.controls)}}},\n)\n```\n"
+        for claim in record.claims
+        if claim.criteria
+    ]
+    words = {
+        "slug": slug,
+        "part": record.part,
+        "title": record.title,
+        "idea": record.idea,
+        "arxiv": record.arxiv or "",
+        "authors": ", ".join(record.authors),
+        "parameters": parameters.cell(record),
+        "judgements": "\n".join(judgements),
+    }
+    for template, path in places.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = string.Template((TEMPLATES / template).read_text(encoding="utf-8")).substitute(words)
+        path.write_text(text, encoding="utf-8")
+    (ROOT / "src" / "fourfold" / record.part / "__init__.py").touch()
+    return list(places.values())
+
+
+def build_html() -> None:
+    """Build ``_build/html`` from ``book`` and the executed chapters, and check that it is whole.
+
+    Raises:
+        ValueError: if a chapter did not run to its end, or a page is missing or too many.
+        subprocess.CalledProcessError: if Sphinx warns.
+    """
+    for record in chapter_records():
+        ledger.faces(executed(record), "verdict")
+    shutil.rmtree(HTML, ignore_errors=True)
+    builder = [sys.executable, "-m", "jupyter_book", "build", "book", "--config", "_config.yml"]
+    subprocess.run(
+        [*builder, "--toc", str(ROOT / "_toc.yml"), "--path-output", ".", "-W", "-n", "--keep-going"],
+        cwd=ROOT,
+        check=True,
+    )
+    (HTML / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
+    expected = {f"{name}.html" for name in toc_files()}
+    built = {
+        str(page.relative_to(HTML))
+        for page in HTML.rglob("*.html")
+        if "_static" not in page.parts and page.name not in ("genindex.html", "search.html")
+    }
+    if built != expected:
+        raise ValueError(
+            f"pages missing: {sorted(expected - built) or 'none'}; unexpected: {sorted(built - expected) or 'none'}"
+        )
+
+
+def main() -> None:
+    """The command line; errors are one line on stderr and a non-zero exit."""
+    parser = argparse.ArgumentParser(prog="python -m fourfold.book", description="The chores of the book.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("bibliography", "html", "sync"):
+        commands.add_parser(name)
+    for name in ("chapter", "new", "full-parameters", "keep-full"):
+        command = commands.add_parser(name)
+        command.add_argument("slug")
+        if name == "keep-full":
+            command.add_argument("notebook", type=Path)
+    given = parser.parse_args()
+    try:
+        match given.command:
+            case "bibliography":
+                print("\n".join(bibtex(record) for record in records.load_all() if not record.companion))
+            case "html":
+                build_html()
+            case "sync":
+                sync()
+            case "chapter":
+                print(executed(records.load(given.slug)).relative_to(ROOT))
+            case "new":
+                for path in new(given.slug):
+                    print(path.relative_to(ROOT))
+                print(f"now add 'file: chapters/{records.load(given.slug).part}/{given.slug}' to _toc.yml")
+            case "full-parameters":
+                print(full.parameters_file(given.slug), end="")
+            case "keep-full":
+                print(full.keep(given.slug, given.notebook).relative_to(ROOT))
+    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"{given.command}: {error}")
+
+
+if __name__ == "__main__":
+    main()

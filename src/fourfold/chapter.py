@@ -1,0 +1,86 @@
+"""A chapter at run time: its record, its checked parameters, and its judge."""
+
+import html
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from fourfold import ledger, parameters, records, training
+
+VERSIONS = ("torch", "numpy", "scipy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One run of one chapter. Displayed, it says which parameters are in force."""
+
+    record: records.Record
+    values: Mapping[str, Any]
+    profile: str
+
+    def judge(
+        self, claim_id: str, criteria: Mapping[str, Any], controls: Mapping[str, Any]
+    ) -> ledger.Verdict:
+        """Judge one claim of this chapter's paper; see `fourfold.ledger.judge`."""
+        return ledger.judge(self.record, claim_id, criteria, controls, profile=self.profile)
+
+    def __str__(self) -> str:
+        changed = {n: v for n, v in self.values.items() if v != self.record.parameters[n].quick}
+        what = "quick parameters" if not changed else ", ".join(f"{n} = {v!r}" for n, v in changed.items())
+        return f"{self.record.slug}, {self.profile} run: {what}"
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict, dict]:
+        face = {
+            "kind": "run",
+            "paper": self.record.slug,
+            "profile": self.profile,
+            "parameters": dict(self.values),
+            **machine(),
+        }
+        return (
+            {"text/plain": str(self), "text/html": f"<p class='run'>{html.escape(str(self))}</p>"},
+            {"fourfold": face},
+        )
+
+
+def machine() -> dict[str, Any]:
+    """What the run log says of the machine: processor, cores, Python and library versions, time."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in VERSIONS},
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def open_chapter(slug: str, namespace: Mapping[str, Any]) -> Chapter:
+    """Open a chapter: read its record, check the injected parameters, make the run deterministic.
+
+    Args:
+        slug: the paper's name.
+        namespace: ``globals()`` of the notebook, right after its parameters cell.
+
+    Raises:
+        fourfold.parameters.ParameterError: for parameters that cannot be used, before any compute.
+        fourfold.records.RecordError: when there is no valid record of that name.
+    """
+    record = records.load(slug)
+    values = parameters.validate(record, namespace, ignore=frozenset({"fourfold"}))
+    training.deterministic()
+    return Chapter(record, values, parameters.profile(record, values))

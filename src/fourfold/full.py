@@ -1,0 +1,116 @@
+"""Full runs: the record's full parameters out, the verdicts of a long run in.
+
+``data/full/<slug>.json`` keeps what a chapter said at its full parameters, where and when it ran, and a
+hash of every source that its numbers came from. A source that has changed since makes the row stale.
+"""
+
+import ast
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import yaml
+
+from fourfold import ledger, records
+
+FULL_RUNS = records.ROOT / "data" / "full"
+SOURCE = records.ROOT / "src"
+
+
+def parameters_file(slug: str) -> str:
+    """The chapter's full parameters as YAML, for ``papermill -f``."""
+    record = records.load(slug)
+    return yaml.safe_dump({name: spec.full for name, spec in record.parameters.items()}, sort_keys=False)
+
+
+def _meaning(source: str) -> str:
+    """Source without comments and docstrings: what can change a number."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def _module_file(name: str) -> Path | None:
+    stem = SOURCE.joinpath(*name.split("."))
+    return next((p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()), None)
+
+
+def _imports(source: str) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name.startswith("fourfold.") and _module_file(name)}
+
+
+def _experiment(slug: str, part: str) -> str:
+    """The notebook's code, without parameters, figures and IPython magics."""
+    text = (records.ROOT / "notebooks" / part / f"{slug}.md").read_text(encoding="utf-8")
+    cells = jupytext.reads(text, fmt="md:myst").cells
+    skip = {"parameters", "nbval-ignore-output"}
+    return "\n".join(
+        c.source for c in cells if c.cell_type == "code" and not skip & set(c.metadata.get("tags", []))
+    )
+
+
+def sources(slug: str) -> dict[str, str]:
+    """name -> hash of everything that the chapter's numbers depend on.
+
+    The chapter's experiment, its claims' criteria, and the fourfold modules that the experiment imports,
+    directly or not; figures and this book-keeping do not change a number.
+    """
+    record = records.load(slug)
+    experiment = _experiment(slug, record.part)
+    criteria = json.dumps([c.model_dump(include={"id", "criteria", "controls"}) for c in record.claims])
+    texts = {"notebook": _meaning(experiment), "record": criteria}
+    waiting = _imports(experiment)
+    while waiting:
+        name = waiting.pop()
+        if name in texts or name in ("fourfold.figures", "fourfold.full"):
+            continue
+        source = _module_file(name).read_text(encoding="utf-8")  # type: ignore[union-attr]
+        texts[name] = _meaning(source)
+        waiting |= _imports(source)
+    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in sorted(texts.items())}
+
+
+def keep(slug: str, notebook: Path) -> Path:
+    """Write ``data/full/<slug>.json`` from a chapter executed at its full parameters.
+
+    Raises:
+        ValueError: if the notebook failed, or ran with other parameters than the record's full ones.
+    """
+    (run,) = ledger.faces(notebook, "run")
+    if run["profile"] != "full":
+        raise ValueError(f"{slug} ran with {run['profile']} parameters; a full run uses the record's full ones")
+    seconds = nbformat.read(notebook, as_version=4).metadata["papermill"]["duration"]
+    entry = {
+        **{key: value for key, value in run.items() if key != "kind"},
+        "seconds": round(seconds),
+        "sources": sources(slug),
+        "verdicts": ledger.faces(notebook, "verdict"),
+    }
+    path = FULL_RUNS / f"{slug}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(entry, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def load(slug: str) -> dict[str, Any] | None:
+    """The recorded full run with ``stale``: the names of sources that changed since; None if never run."""
+    path = FULL_RUNS / f"{slug}.json"
+    if not path.is_file():
+        return None
+    entry = json.loads(path.read_text(encoding="utf-8"))
+    now, then = sources(slug), entry["sources"]
+    entry["stale"] = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+    return entry

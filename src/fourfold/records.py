@@ -1,0 +1,260 @@
+"""The records: what fourfold knows about each paper, one YAML file a paper.
+
+A record holds the bibliography, every claim with its threshold and negative control, and the
+parameters of the chapter. It is written before the chapter runs, and everything else reads it:
+the notebook, the judge, the ledger, the tests. Nothing about a paper is written down twice.
+"""
+
+import math
+import re
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+PAPERS = ROOT / "data" / "papers"
+
+PARTS = ("optics", "frequency", "hybrids", "efficiency", "restoration", "theory")
+Part = Literal["optics", "frequency", "hybrids", "efficiency", "restoration", "theory"]
+
+STATISTICS = {
+    "exact": "one number that no seed changes",
+    "mean": "mean over seeds, 95 % Student t interval",
+    "every": "every seed, from the smallest to the largest",
+    "fraction": "share of seeds, 95 % Clopper-Pearson interval",
+    "fisher": "one-sided Fisher exact p: the first group succeeds less often than the second",
+}
+Statistic = Literal["exact", "mean", "every", "fraction", "fisher"]
+
+
+class RecordError(ValueError):
+    """A record that cannot be used; the message names the file, the field and what was expected."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Region:
+    """A convex set of numbers that a measured value must lie in, written as in ``"<= 1e-5"``.
+
+    The forms are ``< x``, ``<= x``, ``> x``, ``>= x``, ``== x`` and ``in [low, high]`` (closed).
+    """
+
+    _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+    _RELATION = re.compile(rf"^(<=|>=|==|<|>)\s*{_NUMBER}$")
+    _RANGE = re.compile(rf"^in\s*\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]$")
+
+    def __init__(self, text: str):
+        self.text = text.strip()
+        self.low, self.high, self.open = -math.inf, math.inf, False
+        if match := self._RELATION.match(self.text):
+            relation, number = match[1], float(match[2])
+            self.open = relation in "<>"
+            if relation in (">", ">=", "=="):
+                self.low = number
+            if relation in ("<", "<=", "=="):
+                self.high = number
+        elif match := self._RANGE.match(self.text):
+            self.low, self.high = float(match[1]), float(match[2])
+            if self.low > self.high:
+                raise ValueError(f"empty range {text!r}: {self.low:g} is above {self.high:g}")
+        else:
+            raise ValueError(
+                f"expected a threshold such as '<= 1e-5', '> 0', '== 961' or 'in [5.3, 6.7]', got {text!r}"
+            )
+
+    def __contains__(self, value: float) -> bool:
+        if self.open:
+            return self.low < value < self.high
+        return self.low <= value <= self.high
+
+    def disjoint(self, low: float, high: float) -> bool:
+        """Whether no point of the closed interval [low, high] lies in the region."""
+        return (high <= self.low or low >= self.high) if self.open else (high < self.low or low > self.high)
+
+    def __str__(self) -> str:
+        return self.text
+
+    __repr__ = __str__
+
+
+def _region(value: object) -> Region:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a threshold in quotes such as '<= 1e-5', got {value!r}")
+    return Region(value)
+
+
+Threshold = Annotated[Any, BeforeValidator(_region), PlainSerializer(str)]
+
+
+class Quantity(_Model):
+    """Something a chapter measures, and how its values over seeds become one statement."""
+
+    what: str
+    statistic: Statistic = "exact"
+    unit: str = ""
+    resolution: float = Field(gt=0)
+    """The smallest difference shown, coarse enough that another CPU prints the same text."""
+    min_seeds: int | None = Field(default=None, ge=1)
+
+    @property
+    def seeds_needed(self) -> int:
+        """Fewer seeds than this cannot judge: 1 if no seed matters, else 4 unless the record says more."""
+        return self.min_seeds or (1 if self.statistic == "exact" else 4)
+
+
+class Criterion(Quantity):
+    reproduced_if: Threshold
+
+
+class Control(Quantity):
+    """The baseline or the broken mechanism: it must fail, or the claim says nothing."""
+
+    fails_if: Threshold
+
+
+ClaimId = Annotated[str, Field(pattern=r"^[A-Z]\d+[a-z]?$")]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Sentence = Annotated[str, Field(min_length=10, pattern=r"[.?!]$")]
+
+
+class Claim(_Model):
+    """One claim of a paper. Without criteria it is stated but not judged yet."""
+
+    id: ClaimId
+    statement: Sentence
+    paper: str | None = None
+    """What the paper itself reports: a number, a table, a sentence."""
+    criteria: dict[Name, Criterion] = {}
+    controls: dict[Name, Control] = {}
+
+    @model_validator(mode="after")
+    def _no_criterion_without_control(self) -> "Claim":
+        if bool(self.criteria) != bool(self.controls):
+            raise ValueError("criteria and controls come together: a claim that cannot fail cannot be judged")
+        return self
+
+
+ParameterType = Literal["int", "float", "bool", "str", "list[int]", "list[float]", "list[str]"]
+
+
+class Parameter(_Model):
+    """One papermill parameter: its quick and full values and what is allowed."""
+
+    type: ParameterType
+    meaning: str
+    quick: Any
+    full: Any
+    optional: bool = False
+    """Whether None is allowed."""
+    min: float | None = None
+    max: float | None = None
+    above: float | None = None
+    """An exclusive lower bound, for what must be positive."""
+    choices: list[str] | None = None
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words, as every error and the parameter table print them."""
+        if self.choices:
+            words = " | ".join(self.choices)
+        elif self.min is not None and self.max is not None:
+            words = f"{self.min:g}..{self.max:g}"
+        elif self.min is not None:
+            words = f">= {self.min:g}"
+        elif self.above is not None:
+            words = f"> {self.above:g}"
+        else:
+            words = "True | False" if self.type == "bool" else "any"
+        if self.type.startswith("list"):
+            words = f"each {words}, no repeats"
+        return f"{words}, or None" if self.optional else words
+
+
+class Record(_Model):
+    """A paper: bibliography, claims, parameters. ``slug`` is its one name everywhere."""
+
+    slug: Name
+    part: Part
+    title: str
+    authors: list[str] = Field(min_length=1)
+    year: int = Field(ge=1960, le=2100)
+    arxiv: Annotated[str, Field(pattern=r"^\d{4}\.\d{4,5}$")] | None
+    doi: Annotated[str, Field(pattern=r"^10\.\d{4,9}/\S+$")] | None = None
+    venue: str | None = None
+    code: Annotated[str, Field(pattern=r"^https://\S+$")] | None = None
+    code_licence: str | None = None
+    idea: Sentence
+    companion: bool = False
+    """A chapter of fourfold's own beside the papers; it is not counted among them."""
+    pilot: bool = False
+    """The thresholds were written with pilot runs at hand, so verdicts use fresh seeds."""
+    claims: list[Claim] = Field(min_length=1)
+    parameters: dict[Name, Parameter] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Record":
+        ids = [claim.id for claim in self.claims]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"claim ids must differ, got {ids}")
+        if any(claim.criteria for claim in self.claims) and not self.parameters:
+            raise ValueError("a record with criteria needs parameters")
+        return self
+
+    @property
+    def has_chapter(self) -> bool:
+        """Whether the chapter is built: from then on the record carries parameters."""
+        return bool(self.parameters)
+
+    def claim(self, claim_id: str) -> Claim:
+        """The claim with this id. Raises ``ValueError`` for an id that the record does not have."""
+        for claim in self.claims:
+            if claim.id == claim_id:
+                return claim
+        known = ", ".join(claim.id for claim in self.claims)
+        raise ValueError(f"{self.slug} has no claim {claim_id!r}; its claims are {known}")
+
+
+def read(path: Path) -> Record:
+    """Read and validate one record file. Raises ``RecordError`` naming file, field and expectation."""
+    try:
+        record = Record.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise RecordError(f"{path.name}: not valid YAML: {error}") from error
+    except ValidationError as error:
+        lines = [
+            f"{path.name}: {'.'.join(str(step) for step in problem['loc']) or 'record'}: "
+            f"{problem['msg']}, got {problem['input']!r:.200}"
+            for problem in error.errors()
+        ]
+        raise RecordError("\n".join(lines)) from error
+    if record.slug != path.stem:
+        raise RecordError(f"{path.name}: slug: expected {path.stem!r}, the file's name, got {record.slug!r}")
+    return record
+
+
+@cache
+def load(slug: str) -> Record:
+    """The record of one paper. Raises ``RecordError`` if there is none or it is not valid."""
+    path = PAPERS / f"{slug}.yml"
+    if not path.is_file():
+        raise RecordError(f"no record {slug!r} in data/papers")
+    return read(path)
+
+
+def load_all() -> list[Record]:
+    """All records in the book's order: by part, chapters first, then by slug."""
+    records = [load(path.stem) for path in PAPERS.glob("*.yml")]
+    return sorted(records, key=lambda r: (PARTS.index(r.part), not r.has_chapter, r.slug))

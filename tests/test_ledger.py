@@ -1,0 +1,252 @@
+"""The judge, pushed where it could err: equality, NaN, missing controls, one seed, passing controls."""
+
+import json
+import math
+
+import nbformat
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from fourfold import ledger
+from fourfold.records import Claim, Control, Criterion, Parameter, Record
+
+
+def record(criterion, control=None, **more):
+    """A record with one claim of one criterion ``a`` and one control ``broken``."""
+    control = control or {"statistic": "exact", "fails_if": "> 0.5"}
+    claim = Claim(
+        id="C1",
+        statement="It works well.",
+        criteria={"a": Criterion(**({"what": "a", "resolution": 0.01} | criterion)), **more},
+        controls={"broken": Control(**({"what": "broken", "resolution": 0.01} | control))},
+    )
+    return Record(
+        slug="a_paper",
+        part="optics",
+        title="A paper",
+        authors=["A. Author"],
+        year=2025,
+        arxiv=None,
+        idea="Light convolves for free.",
+        claims=[claim, Claim(id="C2", statement="It is also elegant.")],
+        parameters={"seed": Parameter(type="int", meaning="first seed", quick=1, full=1)},
+    )
+
+
+def word(criterion, values, control=1.0, **more):
+    return ledger.judge(record(criterion, **more), "C1", {"a": values}, {"broken": control}).word
+
+
+EXACT = {"reproduced_if": "<= 0.1"}
+MEAN = {"reproduced_if": ">= 0.9", "statistic": "mean"}
+EVERY = {"reproduced_if": ">= 0.9", "statistic": "every"}
+SHARE = {"reproduced_if": ">= 0.5", "statistic": "fraction"}
+
+
+@pytest.mark.parametrize(
+    ("criterion", "values", "expected"),
+    [
+        (EXACT, 0.1, "reproduced"),  # equality counts
+        (EXACT, np.nextafter(0.1, 1), "not reproduced"),
+        ({"reproduced_if": "< 0.1"}, 0.1, "not reproduced"),
+        ({"reproduced_if": "== 961"}, 961, "reproduced"),
+        ({"reproduced_if": "== 961"}, 961 + 1e-9, "not reproduced"),
+        (EXACT, math.nan, "inconclusive"),
+        (EXACT, math.inf, "not reproduced"),
+        (EXACT, None, "beyond this scale"),
+        (MEAN, [0.9] * 4, "reproduced"),  # no spread, at equality
+        (MEAN, [0.99, 0.98, 0.99, 0.97], "reproduced"),
+        (MEAN, [0.99, 0.80, 0.99, 0.97], "inconclusive"),  # the interval straddles
+        (MEAN, [0.5, 0.51, 0.49, 0.5], "not reproduced"),
+        (MEAN, [1.0], "inconclusive"),  # one seed has no interval
+        (MEAN, [1.0, 1.0, 1.0], "inconclusive"),  # three are too few
+        (MEAN, [0.1, 0.1, 0.1], "inconclusive"),  # too few to refute as well
+        (MEAN, [1.0, 1.0, 1.0, math.nan], "inconclusive"),
+        (MEAN, [1.0, 1.0, 1.0, math.inf], "inconclusive"),
+        (EVERY, [0.9, 0.95, 1.0, 1.0], "reproduced"),
+        (EVERY, [0.9, 0.95, 1.0, 0.89], "not reproduced"),
+        (EVERY, [1.0], "inconclusive"),
+        (EVERY, [0.5], "not reproduced"),  # one counterexample is enough
+        (EVERY, [1.0, 1.0, 1.0, math.nan], "inconclusive"),
+        (SHARE, [True] * 20, "reproduced"),
+        (SHARE, [True, True, True, True], "inconclusive"),  # 4 of 4 allows a share of 0.4
+        (SHARE, [False] * 20, "not reproduced"),
+    ],
+)
+def test_verdict(criterion, values, expected):
+    assert word(criterion, values) == expected
+
+
+@pytest.mark.parametrize("values", [0.05, 0.5, math.nan])
+@pytest.mark.parametrize("control", [0.5, 0.05, math.nan, None])
+def test_a_claim_whose_control_does_not_fail_is_inconclusive_whatever_was_measured(values, control):
+    verdict = ledger.judge(record(EXACT), "C1", {"a": values}, {"broken": control})
+    assert verdict.word == "inconclusive"
+    assert "broken" in verdict.reason
+
+
+def test_a_control_left_out_was_not_run():
+    verdict = ledger.judge(record(EXACT), "C1", {"a": 0.0}, {})
+    assert (verdict.word, verdict.reason) == ("inconclusive", "control broken: not run")
+
+
+def test_a_control_must_fail_with_its_whole_interval():
+    noisy = {"statistic": "mean", "fails_if": "< 0.9"}
+    made = record(EXACT, noisy)
+    clear = ledger.judge(made, "C1", {"a": 0.0}, {"broken": [0.5, 0.5, 0.5, 0.6]})
+    unclear = ledger.judge(made, "C1", {"a": 0.0}, {"broken": [0.5, 0.5, 0.5, 1.0]})
+    few = ledger.judge(made, "C1", {"a": 0.0}, {"broken": [0.5]})
+    assert [v.word for v in (clear, unclear, few)] == ["reproduced", "inconclusive", "inconclusive"]
+
+
+def test_violated_outranks_unmeasured_and_unmeasured_outranks_open():
+    second = Criterion(what="b", resolution=0.01, statistic="mean", reproduced_if=">= 0.9")
+    made = record(EXACT, b=second)
+
+    def judged(a, b):
+        return ledger.judge(made, "C1", {"a": a, "b": b}, {"broken": 1.0}).word
+
+    assert judged(0.5, None) == "not reproduced"
+    assert judged(0.0, None) == "beyond this scale"
+    assert judged(None, [1.0]) == "beyond this scale"
+    assert judged(0.0, [1.0]) == "inconclusive"
+    assert judged(math.nan, [0.1] * 4) == "not reproduced"
+
+
+def test_fisher_against_scipy_and_with_too_few_seeds():
+    spec = {"statistic": "fisher", "reproduced_if": "< 0.05", "min_seeds": 20}
+    less, more = [True] * 5 + [False] * 15, [True] * 20
+    verdict = ledger.judge(record(spec), "C1", {"a": (less, more)}, {"broken": 1.0})
+    assert verdict.word == "reproduced"
+    expected = stats.fisher_exact([[5, 15], [20, 0]], alternative="less").pvalue
+    assert verdict.findings[0].estimate.value == pytest.approx(expected)
+    assert word(spec, (more, more)) == "not reproduced"
+    assert word(spec, (less[:4], more[:4])) == "inconclusive"
+    assert "too few seeds (4 of 20)" in ledger.judge(
+        record(spec), "C1", {"a": (less[:4], more[:4])}, {"broken": 1.0}
+    ).reason
+
+
+@pytest.mark.parametrize(
+    ("criterion", "values", "message"),
+    [
+        (EXACT, [0.1, 0.1], "exact needs one number"),
+        (MEAN, 0.9, "mean needs one number per seed"),
+        (EVERY, [], "every needs one number per seed"),
+        (SHARE, [0.3, 0.4], "fraction needs truth values"),
+        ({"statistic": "fisher", "reproduced_if": "< 0.05"}, ([1.5], [1]), "fisher needs two groups"),
+    ],
+)
+def test_values_of_the_wrong_shape_are_refused(criterion, values, message):
+    with pytest.raises(ValueError, match=message):
+        word(criterion, values)
+
+
+def test_wrong_names_are_refused():
+    made = record(EXACT)
+    with pytest.raises(ValueError, match=r"expected \['a'\], got \[\]"):
+        ledger.judge(made, "C1", {}, {"broken": 1.0})
+    with pytest.raises(ValueError, match=r"expected \['broken'\], got also \['other'\]"):
+        ledger.judge(made, "C1", {"a": 0.0}, {"other": 1.0})
+    with pytest.raises(ValueError, match="no claim 'C7'"):
+        ledger.judge(made, "C7", {}, {})
+    with pytest.raises(ValueError, match="no criteria in its record"):
+        ledger.judge(made, "C2", {}, {})
+
+
+@given(st.lists(st.floats(-10, 10), min_size=4, max_size=30), st.floats(-10, 10))
+def test_mean_interval_is_scipys(values, threshold):
+    quantity = Criterion(what="a", resolution=0.01, statistic="mean", reproduced_if=f">= {threshold}")
+    got = ledger.estimate(quantity, values)
+    if np.std(values, ddof=1) > 1e-6:
+        low, high = stats.t.interval(
+            0.95, len(values) - 1, loc=np.mean(values), scale=np.std(values, ddof=1) / len(values) ** 0.5
+        )
+        assert (got.low, got.high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
+    assert got.low <= got.value <= got.high
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_reproduced_exact_claim_never_survives_the_baseline_in_its_place(mechanism, baseline):
+    """Where the control is the claim's own negation, mechanism and baseline cannot swap verdicts."""
+    made = record({"reproduced_if": "<= 0.5"}, {"fails_if": "> 0.5"})
+    straight = ledger.judge(made, "C1", {"a": mechanism}, {"broken": baseline}).word
+    swapped = ledger.judge(made, "C1", {"a": baseline}, {"broken": mechanism}).word
+    assert straight != "reproduced" or swapped != "reproduced"
+
+
+@pytest.mark.parametrize(
+    ("value", "resolution", "text"),
+    [
+        (0.99642, 0.01, "1.00"),
+        (0.5041, 0.01, "0.50"),
+        (-0.001, 0.01, "0.00"),
+        (3e-16, 1e-12, "below 1e-12"),
+        (0.0, 1e-5, "below 1e-05"),
+        (2.34e-5, 1e-6, "2.3e-05"),
+        (961, 1, "961"),
+        (1938.2, 1, "1938"),
+        (144.31, 0.1, "144.3"),
+        (7.0, 0.5, "7.0"),
+        (math.inf, 1, "∞"),
+        (-math.inf, 1, "−∞"),
+        (math.nan, 1, "not a number"),
+    ],
+)
+def test_rounding(value, resolution, text):
+    assert ledger.show(value, resolution) == text
+
+
+def test_three_faces():
+    verdict = ledger.judge(record(EXACT), "C1", {"a": math.inf}, {"broken": 1.0}, profile="quick")
+    data, metadata = verdict._repr_mimebundle_()
+    assert data["text/plain"].splitlines() == [
+        "C1 not reproduced: violated: a",
+        "  criterion a: ∞; threshold <= 0.1: violated",
+        "  control broken: 1.00; must be > 0.5: fails, as it must",
+    ]
+    assert "id='a_paper-C1'" in data["text/html"]
+    assert "&lt;= 0.1" in data["text/html"]
+    face = metadata["fourfold"]
+    assert (face["verdict"], face["profile"], face["findings"][0]["values"]) == ("not reproduced", "quick", "inf")
+    json.dumps(face, allow_nan=False)
+
+
+def notebook(path, outputs, exception=False):
+    node = nbformat.v4.new_notebook(metadata={"papermill": {"exception": exception}})
+    node.cells = [nbformat.v4.new_code_cell("judge", outputs=outputs)]
+    nbformat.write(node, path)
+    return path
+
+
+def test_verdicts_travel_through_an_executed_notebook_into_the_table(tmp_path):
+    made = record(EXACT)
+    verdict = ledger.judge(made, "C1", {"a": 0.0}, {"broken": 1.0})
+    data, metadata = verdict._repr_mimebundle_()
+    output = nbformat.v4.new_output("execute_result", data, metadata=metadata, execution_count=1)
+    ran = notebook(tmp_path / "ran.ipynb", [output])
+    (face,) = ledger.faces(ran, "verdict")
+    assert face == verdict.to_metadata()
+    assert ledger.faces(ran, "run") == []
+
+    full = {"a_paper": {"verdicts": [face], "stale": ["fourfold.light"]}}
+    rows = ledger.table([made], {"a_paper": [face]}, full)
+    assert rows.verdict.tolist() == ["reproduced", "not judged yet"]
+    assert rows.full.tolist() == ["reproduced", ""]
+    assert rows.stale.tolist() == ["fourfold.light", ""]
+    assert ledger.table([made], {}, {}).verdict.tolist() == ["not judged yet"] * 2
+
+
+def test_a_failed_silent_or_stuttering_chapter_is_refused(tmp_path):
+    for exception in (True, None):
+        with pytest.raises(ValueError, match="did not run to its end"):
+            ledger.faces(notebook(tmp_path / "ran.ipynb", [], exception), "verdict")
+    made = record(EXACT)
+    with pytest.raises(ValueError, match="never judges C1"):
+        ledger.table([made], {"a_paper": []}, {})
+    face = ledger.judge(made, "C1", {"a": 0.0}, {}).to_metadata()
+    with pytest.raises(ValueError, match="judges a claim twice"):
+        ledger.table([made], {"a_paper": [face, face]}, {})

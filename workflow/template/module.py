@@ -1,0 +1,4 @@
+"""${title}.
+
+${authors}, arXiv ${arxiv}.
+"""

@@ -1,0 +1,1 @@
+"""${title}: oracle, identities, gradients, bad input, controls."""
