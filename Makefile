@@ -3,7 +3,9 @@ PYTHON ?= python3.11
 PROFILE ?= workflow/profiles/local
 PORT ?= 8000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-SNAKEMAKE = snakemake --profile $(PROFILE) --quiet rules
+# A kernel that does not announce its transport at every start.
+export JUPYTER_PATH := $(CURDIR)/workflow/jupyter
+SNAKEMAKE = snakemake --quiet rules --profile $(PROFILE)
 READY = .venv/.ready
 
 .PHONY: help book test chapter full bench sync new serve lock clean
@@ -48,7 +50,7 @@ lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
 	pip install --quiet --disable-pip-version-check pip-tools
 	pip-compile --quiet --strip-extras --allow-unsafe --extra test --no-header --no-annotate \
 		--no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
-	sed -i 's/+cpu$$//' requirements.lock  # pip's own choice of build, not part of the pin
+	sed -i -e 's/+cpu$$//' -e '/^#/d' -e '/^$$/d' requirements.lock  # +cpu is pip's choice of build, not a pin
 
 clean: ## remove everything generated but the environment
 	rm -rf _build logs book/chapters book/papers.bib .snakemake .pytest_cache .mypy_cache .ruff_cache

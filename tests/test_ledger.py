@@ -125,9 +125,10 @@ def test_fisher_against_scipy_and_with_too_few_seeds():
     assert verdict.findings[0].estimate.value == pytest.approx(expected)
     assert word(spec, (more, more)) == "not reproduced"
     assert word(spec, (less[:4], more[:4])) == "inconclusive"
-    assert "too few seeds (4 of 20)" in ledger.judge(
-        record(spec), "C1", {"a": (less[:4], more[:4])}, {"broken": 1.0}
-    ).reason
+    assert (
+        "too few seeds (4 of 20)"
+        in ledger.judge(record(spec), "C1", {"a": (less[:4], more[:4])}, {"broken": 1.0}).reason
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,13 +212,18 @@ def test_three_faces():
     assert "id='a_paper-C1'" in data["text/html"]
     assert "&lt;= 0.1" in data["text/html"]
     face = metadata["fourfold"]
-    assert (face["verdict"], face["profile"], face["findings"][0]["values"]) == ("not reproduced", "quick", "inf")
+    assert (face["verdict"], face["profile"], face["findings"][0]["values"]) == (
+        "not reproduced",
+        "quick",
+        "inf",
+    )
     json.dumps(face, allow_nan=False)
 
 
-def notebook(path, outputs, exception=False):
-    node = nbformat.v4.new_notebook(metadata={"papermill": {"exception": exception}})
-    node.cells = [nbformat.v4.new_code_cell("judge", outputs=outputs)]
+def notebook(path, outputs, **metadata):
+    node = nbformat.v4.new_notebook()
+    metadata = metadata or {"papermill": {"status": "completed"}}
+    node.cells = [nbformat.v4.new_code_cell("judge", outputs=outputs, metadata=metadata)]
     nbformat.write(node, path)
     return path
 
@@ -241,9 +247,11 @@ def test_verdicts_travel_through_an_executed_notebook_into_the_table(tmp_path):
 
 
 def test_a_failed_silent_or_stuttering_chapter_is_refused(tmp_path):
-    for exception in (True, None):
+    for unfinished in ({"papermill": {"status": s}} for s in ("failed", "running", "pending", None)):
         with pytest.raises(ValueError, match="did not run to its end"):
-            ledger.faces(notebook(tmp_path / "ran.ipynb", [], exception), "verdict")
+            ledger.faces(notebook(tmp_path / "ran.ipynb", [], **unfinished), "verdict")
+    with pytest.raises(ValueError, match="did not run to its end"):
+        ledger.faces(notebook(tmp_path / "ran.ipynb", [], tags=["never executed"]), "verdict")
     made = record(EXACT)
     with pytest.raises(ValueError, match="never judges C1"):
         ledger.table([made], {"a_paper": []}, {})

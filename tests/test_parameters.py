@@ -27,6 +27,7 @@ RECORD = Record(
         "plane": Parameter(type="list[int]", meaning="planes", quick=[256, 512], full=[256], min=8),
         "arms": Parameter(type="list[str]", meaning="arms", quick=["a"], full=["a", "b"], choices=["a", "b"]),
         "gpu": Parameter(type="float", meaning="GPU time", quick=None, full=None, optional=True, above=0),
+        "heads": Parameter(type="int", meaning="heads", quick=4, full=4, choices=[1, 2, 4]),
         "seed": Parameter(type="int", meaning="first seed", quick=100, full=100, min=0),
     },
 )
@@ -42,8 +43,22 @@ def test_quick_and_full_values_pass_and_are_named():
 
 
 def test_a_notebooks_own_names_are_no_parameters():
-    notebook = {"In": [], "Out": {}, "_": 1, "__": 2, "_i": "", "_i1": "", "_1": 3, "_oh": {}, "_dh": [],
-                "get_ipython": None, "exit": None, "quit": None, "open": open, "__name__": "__main__"}  # fmt: skip
+    names = [
+        "In",
+        "Out",
+        "_",
+        "__",
+        "_i",
+        "_i1",
+        "_1",
+        "_oh",
+        "get_ipython",
+        "exit",
+        "quit",
+        "open",
+        "__name__",
+    ]
+    notebook = dict.fromkeys(names, "IPython's own")
     assert parameters.validate(RECORD, QUICK | notebook) == QUICK
 
 
@@ -55,6 +70,8 @@ def test_a_notebooks_own_names_are_no_parameters():
         ("p", True, ["p = True", "int"]),
         ("p", "8", ["p = '8'", "int"]),
         ("p", None, ["p = None", "int, 2..32"]),
+        ("heads", 3, ["heads = 3", "int, 1 | 2 | 4"]),
+        ("heads", [4], ["heads = [4]", "1 | 2 | 4"]),
         ("seed", -1, ["seed = -1", ">= 0"]),
         ("rate", 0, ["rate = 0", "> 0"]),
         ("rate", math.nan, ["rate = nan", "float"]),
@@ -92,7 +109,12 @@ def test_unknown_missing_and_several_at_once():
 
 
 JUNK = st.one_of(
-    st.none(), st.booleans(), st.text(max_size=5), st.floats(), st.integers(), st.lists(st.integers() | st.text())
+    st.none(),
+    st.booleans(),
+    st.text(max_size=5),
+    st.floats(),
+    st.integers(),
+    st.lists(st.integers() | st.text()),
 )
 
 
@@ -109,4 +131,4 @@ def test_any_value_is_either_kept_as_it_is_or_refused_by_name(name, value):
 def test_parameters_cell():
     lines = parameters.cell(RECORD).splitlines()
     assert lines[0] == "p: int = 8  # side (2..32)"
-    assert lines[6] == "gpu: float | None = None  # GPU time (> 0, or None)"
+    assert lines[6] == "gpu: float = None  # GPU time (> 0, or None)"

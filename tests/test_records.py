@@ -70,7 +70,10 @@ def test_wrong_field_names_file_field_and_expectation(tmp_path, changes, field, 
 
 
 def test_wrong_threshold_is_named(tmp_path):
-    claim = {**GOOD["claims"][0], "criteria": {"error": {"what": "e", "resolution": 1, "reproduced_if": "small"}}}
+    claim = {
+        **GOOD["claims"][0],
+        "criteria": {"error": {"what": "e", "resolution": 1, "reproduced_if": "small"}},
+    }
     with pytest.raises(RecordError, match=r"claims\.0\.criteria\.error\.reproduced_if.*expected a threshold"):
         records.read(written(tmp_path, claims=[claim]))
 
@@ -105,11 +108,16 @@ def test_region_edges(text, inside, outside):
 
 @pytest.mark.parametrize("text", ["", "0.9", "=> 1", "<= one", "in [2, 1]", "in (1, 2)", "<= 1 or > 2"])
 def test_region_rejects(text):
-    with pytest.raises(ValueError, match="expected a threshold|empty range"):
+    with pytest.raises(ValueError, match=r"expected a threshold|empty range"):
         Region(text)
 
 
-@given(st.floats(-1e6, 1e6), st.floats(0, 1e3), st.sampled_from(["<", "<=", ">", ">=", "=="]), st.floats(-1e6, 1e6))
+@given(
+    st.floats(-1e6, 1e6),
+    st.floats(0, 1e3),
+    st.sampled_from(["<", "<=", ">", ">=", "=="]),
+    st.floats(-1e6, 1e6),
+)
 def test_interval_is_never_both_inside_and_disjoint(low, width, relation, number):
     region = Region(f"{relation} {number}")
     high = low + width

@@ -17,6 +17,7 @@ import yaml
 from plotly.offline import get_plotlyjs
 
 from fourfold import full, ledger, parameters, records
+from fourfold.cover import cover
 from fourfold.records import ROOT, Record
 
 EXECUTED = ROOT / "book" / "chapters"
@@ -40,7 +41,7 @@ def bibtex(record: Record) -> str:
         "url": f"https://arxiv.org/abs/{record.arxiv}" if record.arxiv else None,
     }
     body = ",\n".join(f"  {key} = {{{value}}}" for key, value in fields.items() if value)
-    return f"@article{{{record.slug},\n{body}\n}}\n"
+    return f"@misc{{{record.slug},\n{body}\n}}\n"
 
 
 def executed(record: Record) -> Path:
@@ -125,7 +126,9 @@ def new(slug: str) -> list[Path]:
     """
     record = records.load(slug)
     if not record.has_chapter:
-        raise ValueError(f"data/papers/{slug}.yml has no criteria, controls and parameters yet; write them first")
+        raise ValueError(
+            f"data/papers/{slug}.yml has no criteria, controls and parameters yet; write them first"
+        )
     places = {
         "notebook.md": NOTEBOOKS / record.part / f"{slug}.md",
         "module.py": ROOT / "src" / "fourfold" / record.part / f"{slug}.py",
@@ -168,7 +171,13 @@ def build_html() -> None:
     for record in chapter_records():
         ledger.faces(executed(record), "verdict")
     shutil.rmtree(HTML, ignore_errors=True)
-    builder = [sys.executable, "-m", "jupyter_book", "build", "book", "--config", "_config.yml"]
+    builder = [
+        str(Path(sys.executable).with_name("jupyter-book")),
+        "build",
+        "book",
+        "--config",
+        "_config.yml",
+    ]
     subprocess.run(
         [*builder, "--toc", str(ROOT / "_toc.yml"), "--path-output", ".", "-W", "-n", "--keep-going"],
         cwd=ROOT,
@@ -183,7 +192,8 @@ def build_html() -> None:
     }
     if built != expected:
         raise ValueError(
-            f"pages missing: {sorted(expected - built) or 'none'}; unexpected: {sorted(built - expected) or 'none'}"
+            f"pages missing: {sorted(expected - built) or 'none'}; "
+            f"unexpected: {sorted(built - expected) or 'none'}"
         )
 
 
@@ -191,7 +201,7 @@ def main() -> None:
     """The command line; errors are one line on stderr and a non-zero exit."""
     parser = argparse.ArgumentParser(prog="python -m fourfold.book", description="The chores of the book.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("bibliography", "html", "sync"):
+    for name in ("bibliography", "cover", "html", "sync"):
         commands.add_parser(name)
     for name in ("chapter", "new", "full-parameters", "keep-full"):
         command = commands.add_parser(name)
@@ -203,6 +213,8 @@ def main() -> None:
         match given.command:
             case "bibliography":
                 print("\n".join(bibtex(record) for record in records.load_all() if not record.companion))
+            case "cover":
+                print(cover(), end="")
             case "html":
                 build_html()
             case "sync":

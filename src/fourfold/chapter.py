@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from fourfold import ledger, parameters, records, training
+from fourfold import full, ledger, parameters, records, training
 
 VERSIONS = ("torch", "numpy", "scipy", "scikit-learn")
 
@@ -28,6 +28,14 @@ class Chapter:
         """Judge one claim of this chapter's paper; see `fourfold.ledger.judge`."""
         return ledger.judge(self.record, claim_id, criteria, controls, profile=self.profile)
 
+    def keep(self, name: str, data: Any) -> "Kept":
+        """Results that the book wants from a full run: made of dicts, lists, numbers, text and None."""
+        return Kept(self.record.slug, name, data)
+
+    def full_run(self) -> dict[str, Any] | None:
+        """The recorded full run of this chapter, or None; see `fourfold.full.load`."""
+        return full.load(self.record.slug)
+
     def __str__(self) -> str:
         changed = {n: v for n, v in self.values.items() if v != self.record.parameters[n].quick}
         what = "quick parameters" if not changed else ", ".join(f"{n} = {v!r}" for n, v in changed.items())
@@ -45,6 +53,22 @@ class Chapter:
             {"text/plain": str(self), "text/html": f"<p class='run'>{html.escape(str(self))}</p>"},
             {"fourfold": face},
         )
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Named results of a run. Displayed, they travel in the notebook's metadata and show only their name."""
+
+    paper: str
+    name: str
+    data: Any
+
+    def __str__(self) -> str:
+        return f"kept: {self.name}"
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict, dict]:
+        face = {"kind": "data", "paper": self.paper, "name": self.name, "data": ledger.jsonable(self.data)}
+        return {"text/plain": str(self)}, {"fourfold": face}
 
 
 def machine() -> dict[str, Any]:

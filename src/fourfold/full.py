@@ -91,13 +91,16 @@ def keep(slug: str, notebook: Path) -> Path:
     """
     (run,) = ledger.faces(notebook, "run")
     if run["profile"] != "full":
-        raise ValueError(f"{slug} ran with {run['profile']} parameters; a full run uses the record's full ones")
+        raise ValueError(
+            f"{slug} ran with {run['profile']} parameters; a full run uses the record's full ones"
+        )
     seconds = nbformat.read(notebook, as_version=4).metadata["papermill"]["duration"]
     entry = {
         **{key: value for key, value in run.items() if key != "kind"},
         "seconds": round(seconds),
         "sources": sources(slug),
         "verdicts": ledger.faces(notebook, "verdict"),
+        "data": {face["name"]: face["data"] for face in ledger.faces(notebook, "data")},
     }
     path = FULL_RUNS / f"{slug}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

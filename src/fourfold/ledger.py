@@ -13,7 +13,6 @@ it must, when its whole interval lies in its own region. Then, in this order:
 """
 
 import html
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -166,9 +165,11 @@ def _find(name: str, quantity: Criterion | Control, values: Any) -> Finding:
         return Finding(name, quantity.what, region.text, role, state, None, "–", None)
     measured = estimate(quantity, values)
     state = _state(quantity, region, measured)
-    plain = np.asarray(values, dtype=float).tolist() if quantity.statistic != "fisher" else [
-        np.asarray(group, dtype=float).tolist() for group in values
-    ]
+    plain = (
+        np.asarray(values, dtype=float).tolist()
+        if quantity.statistic != "fisher"
+        else [np.asarray(group, dtype=float).tolist() for group in values]
+    )
     return Finding(name, quantity.what, region.text, role, state, plain, _shown(quantity, measured), measured)
 
 
@@ -238,17 +239,18 @@ class Verdict:
             "reason": self.reason,
             "findings": [asdict(f) for f in self.findings],
         }
-        return json.loads(json.dumps(_jsonable(face)))
+        return jsonable(face)
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict, dict]:
         return {"text/plain": str(self), "text/html": self.to_html()}, {"fourfold": self.to_metadata()}
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
+    """The value as JSON can carry it: tuples as lists, non-finite numbers as text."""
     if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items()}
+        return {key: jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_jsonable(item) for item in value]
+        return [jsonable(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
@@ -280,7 +282,9 @@ def judge(
     if set(criteria) != set(claim.criteria):
         raise ValueError(f"{claim_id} criteria: expected {sorted(claim.criteria)}, got {sorted(criteria)}")
     if unknown := set(controls) - set(claim.controls):
-        raise ValueError(f"{claim_id} controls: expected {sorted(claim.controls)}, got also {sorted(unknown)}")
+        raise ValueError(
+            f"{claim_id} controls: expected {sorted(claim.controls)}, got also {sorted(unknown)}"
+        )
     met = [_find(name, spec, criteria[name]) for name, spec in claim.criteria.items()]
     failing = [_find(name, spec, controls.get(name)) for name, spec in claim.controls.items()]
     word, reason = _word(met, failing)
@@ -288,13 +292,15 @@ def judge(
 
 
 def faces(notebook: Path, kind: str) -> list[dict[str, Any]]:
-    """The machine faces of one kind (``"verdict"`` or ``"run"``) in an executed notebook, in order.
+    """The machine faces of one kind (``"run"``, ``"verdict"`` or ``"data"``) in an executed notebook, in order.
 
     Raises:
         ValueError: if the notebook did not run to its end under papermill.
     """
     node = nbformat.read(notebook, as_version=4)
-    if node.metadata.get("papermill", {}).get("exception") is not False:
+    code = [cell for cell in node.cells if cell.cell_type == "code"]
+    # papermill marks an error in the notebook, and a kill only by cells that never completed.
+    if any(cell.metadata.get("papermill", {}).get("status") != "completed" for cell in code):
         raise ValueError(f"{notebook.name} did not run to its end; its verdicts are not used")
     found = []
     for cell in node.cells:

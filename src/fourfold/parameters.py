@@ -37,8 +37,10 @@ def _hint(kind: str, value: object) -> str:
 def _scalar_fits(kind: str, value: object, spec: Parameter) -> bool:
     if kind == "bool":
         return isinstance(value, bool)
+    if spec.choices is not None and value not in spec.choices:
+        return False
     if kind == "str":
-        return isinstance(value, str) and (spec.choices is None or value in spec.choices)
+        return isinstance(value, str)
     if isinstance(value, bool) or not isinstance(value, int if kind == "int" else (int, float)):
         return False
     return (
@@ -107,8 +109,13 @@ def profile(record: Record, values: Mapping[str, Any]) -> str:
 
 def cell(record: Record) -> str:
     """The source of the notebook's parameters cell: quick values, types and one-line meanings."""
-    lines = [
-        f"{name}: {spec.type}{' | None' if spec.optional else ''} = {spec.quick!r}  # {spec.meaning} ({spec.allowed})"
+
+    def comment(spec: Parameter) -> str:
+        # A long list of names would bury the meaning; the error for a wrong one prints them all.
+        return f"{spec.meaning} ({spec.allowed})" if len(spec.allowed) <= 60 else spec.meaning
+
+    # papermill's own reader of this cell does not know "float | None", so None is only in the comment.
+    return "\n".join(
+        f"{name}: {spec.type} = {spec.quick!r}  # {comment(spec)}"
         for name, spec in record.parameters.items()
-    ]
-    return "\n".join(lines)
+    )

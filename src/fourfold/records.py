@@ -116,6 +116,8 @@ class Quantity(_Model):
 
 
 class Criterion(Quantity):
+    """What must be measured for the claim to hold."""
+
     reproduced_if: Threshold
 
 
@@ -150,6 +152,10 @@ class Claim(_Model):
 ParameterType = Literal["int", "float", "bool", "str", "list[int]", "list[float]", "list[str]"]
 
 
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else f"{number:g}"
+
+
 class Parameter(_Model):
     """One papermill parameter: its quick and full values and what is allowed."""
 
@@ -163,19 +169,19 @@ class Parameter(_Model):
     max: float | None = None
     above: float | None = None
     """An exclusive lower bound, for what must be positive."""
-    choices: list[str] | None = None
+    choices: list[str] | list[int] | None = None
 
     @property
     def allowed(self) -> str:
         """The allowed values in words, as every error and the parameter table print them."""
         if self.choices:
-            words = " | ".join(self.choices)
+            words = " | ".join(map(str, self.choices))
         elif self.min is not None and self.max is not None:
-            words = f"{self.min:g}..{self.max:g}"
+            words = f"{_plain(self.min)}..{_plain(self.max)}"
         elif self.min is not None:
-            words = f">= {self.min:g}"
+            words = f">= {_plain(self.min)}"
         elif self.above is not None:
-            words = f"> {self.above:g}"
+            words = f"> {_plain(self.above)}"
         else:
             words = "True | False" if self.type == "bool" else "any"
         if self.type.startswith("list"):

@@ -1,0 +1,223 @@
+"""One seeded training loop, for several models of one architecture at once.
+
+The members of an ensemble differ only in their seed: it makes the initial weights and the order of the data.
+They are trained side by side, parameters stacked along a leading axis and the forward pass mapped over it
+(``torch.func.stack_module_state``, ``vmap``). Nothing couples them: a member's numbers do not depend on the
+company it trains in, except for the order in which a batched matrix product sums (rounding).
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import OneCycleLR
+from tqdm import tqdm
+
+TEST_BATCH = 512
+"""Test images per forward pass, which bounds the memory that attention maps take."""
+
+Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]
+"""Makes the training data of one epoch: inputs (n, ...) and labels (n,)."""
+
+
+def deterministic() -> None:
+    """Make torch give the same numbers on every run: one thread, deterministic algorithms only.
+
+    One thread because the order of a parallel sum depends on the number of threads. An operation that has no
+    deterministic algorithm raises ``RuntimeError`` from here on. Torch would also fill every fresh tensor
+    with NaN; that guards against reading uninitialised memory, costs time at every step, and is turned off.
+    Applies to the whole process: call it once, before computing.
+    """
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within the block torch's global generator starts from ``seed``; afterwards it is as it was before.
+
+    For what draws from the global generator and takes no other, such as the initial weights of ``torch.nn``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def stream(seed: int, purpose: str) -> torch.Generator:
+    """A generator for one purpose of one seed: streams of different purposes or seeds are independent.
+
+    Raises ``ValueError`` for a negative seed.
+    """
+    if seed < 0:
+        raise ValueError(f"seed must be >= 0, got {seed}")
+    state = np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def shuffled(inputs: Tensor, labels: Tensor) -> Draw:
+    """A fixed data set, (n, ...) and (n,), as ``train`` draws it: all of it, each epoch in a new order.
+
+    Raises ``ValueError`` if there is not one label per input.
+    """
+    if len(inputs) != len(labels):
+        raise ValueError(f"expected one label per input, got {tuple(inputs.shape)} and {tuple(labels.shape)}")
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        order = torch.randperm(len(labels), generator=generator)
+        return inputs[order], labels[order]
+
+    return draw
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of correct classes: logits (..., n, classes), labels (..., n) -> (...), in float64.
+
+    An image with a logit that is not finite counts as wrong: a model that diverged scores 0, not chance.
+    Raises ``ValueError`` for shapes that do not fit.
+    """
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(
+            f"expected logits (..., n, classes) and labels (..., n), "
+            f"got {tuple(logits.shape)} and {tuple(labels.shape)}"
+        )
+    correct = (logits.argmax(-1) == labels) & logits.isfinite().all(-1)
+    return correct.double().mean(-1)
+
+
+def epochs_to(accuracies: Tensor, level: float) -> Tensor:
+    """The first epoch, counted from 1, that reaches ``level``; infinity where none does.
+
+    ``accuracies``: (..., epochs). Returns (...) in float64.
+    """
+    reached = accuracies >= level
+    before = (reached.cumsum(-1) == 0).sum(-1)
+    return torch.where(reached.any(-1), before + 1.0, torch.inf).double()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """AdamW under a one-cycle learning rate (Smith and Topin, arXiv 1708.07120) that peaks at ``lr``."""
+
+    epochs: int
+    batch: int = 64
+    lr: float = 2e-3
+    weight_decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for what cannot be trained with."""
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be > 0, got {self.lr}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: the curves of every member, and the members themselves."""
+
+    seeds: tuple[int, ...]
+    loss: Tensor
+    """Training loss of each step, (seeds, steps)."""
+    accuracy: Tensor
+    """Test accuracy after each epoch, (seeds, epochs)."""
+    parameters: dict[str, Tensor]
+    """Final parameters, each (seeds, *shape)."""
+    architecture: nn.Module
+    """The module that the parameters belong to; its own values mean nothing."""
+
+    def member(self, index: int) -> nn.Module:
+        """The trained model of ``seeds[index]``, a module of its own, ready to be called."""
+        model = copy.deepcopy(self.architecture)
+        model.load_state_dict({name: value[index] for name, value in self.parameters.items()})
+        return model
+
+
+def train(
+    make: Callable[[], nn.Module],
+    seeds: Sequence[int],
+    draw: Draw,
+    test: tuple[Tensor, Tensor],
+    recipe: Recipe,
+    *,
+    label: str = "",
+) -> Trained:
+    """Train ``make()`` once per seed on cross-entropy, all seeds together.
+
+    ``draw`` makes the training data of one member and one epoch from that member's generator,
+    ``stream(seed, "train")``: inputs (n, ...) and labels (n,), the same n each time, used once and in that
+    order; the last batch may be smaller. ``shuffled`` makes one from a fixed data set. ``test`` holds inputs
+    (seeds, m, ...) and labels (seeds, m), one set per member; ``expand`` shares a set without a copy.
+    The dtype of the test inputs is the dtype of the training; initial weights are drawn in torch's default
+    dtype, so that every precision starts from the same point. The model returns logits, or a tuple that
+    starts with them. A progress bar named ``label`` shows on a terminal.
+    Raises ``ValueError`` for no seeds, for test data that are not one row per seed, for an empty set, and for
+    a model that keeps state besides its parameters, such as running averages.
+    """
+    x_test, y_test = test
+    if len(x_test) != len(seeds) or x_test.shape[:2] != y_test.shape or not y_test.numel():
+        raise ValueError(
+            f"expected test inputs (seeds, m >= 1, ...), labels (seeds, m), for {len(seeds)} seeds (>= 1), "
+            f"got {tuple(x_test.shape)} and {tuple(y_test.shape)}"
+        )
+    models = [_build(make, seed).to(x_test) for seed in seeds]
+    generators = [stream(seed, "train") for seed in seeds]
+    architecture = models[0]
+    parameters, _ = stack_module_state(models)
+    if state := architecture.state_dict().keys() - parameters.keys():
+        raise ValueError(f"a model must keep no state but parameters, got {', '.join(sorted(state))}")
+
+    def logits(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        output = functional_call(architecture, weights, (x,))
+        return output if isinstance(output, Tensor) else output[0]
+
+    def member_loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(logits(weights, x), y)
+
+    optimizer = torch.optim.AdamW(
+        parameters.values(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
+    )
+    schedule = None
+    losses, accuracies = [], []
+    for _ in tqdm(range(recipe.epochs), desc=label, unit="epoch", disable=None):
+        drawn = [draw(generator) for generator in generators]
+        inputs = torch.stack([x for x, _ in drawn]).to(x_test)
+        labels = torch.stack([y for _, y in drawn]).to(y_test)
+        if not labels.numel():
+            raise ValueError(f"draw must make at least one sample, got inputs {tuple(inputs.shape)}")
+        batches = list(zip(inputs.split(recipe.batch, 1), labels.split(recipe.batch, 1), strict=True))
+        if schedule is None:
+            schedule = OneCycleLR(optimizer, recipe.lr, total_steps=recipe.epochs * len(batches))
+        for x, y in batches:
+            loss = vmap(member_loss)(parameters, x, y)
+            optimizer.zero_grad()
+            # The gradient of the sum is each member's own gradient: no weight is shared.
+            loss.sum().backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.detach())
+        with torch.no_grad():
+            scores = [vmap(logits)(parameters, x) for x in x_test.split(TEST_BATCH, dim=1)]
+        accuracies.append(accuracy(torch.cat(scores, dim=1), y_test))
+    return Trained(
+        seeds=tuple(seeds),
+        loss=torch.stack(losses, dim=1),
+        accuracy=torch.stack(accuracies, dim=1),
+        parameters={name: value.detach() for name, value in parameters.items()},
+        architecture=architecture,
+    )
+
+
+def _build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    with seeded(seed):
+        return make()
