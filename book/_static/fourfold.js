@@ -21,7 +21,7 @@
   const draw = () => {
     for (const figure of document.querySelectorAll("figure.fourfold")) {
       const spec = JSON.parse(figure.querySelector("script").textContent);
-      const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+      const config = { responsive: true, displayModeBar: false };
       window.Plotly.react(figure.querySelector(".plot"), spec.data, dress(spec.layout), config);
     }
   };

@@ -178,14 +178,14 @@ def _word(criteria: Sequence[Finding], controls: Sequence[Finding]) -> tuple[Wor
         return "beyond this scale", "not measured with these parameters"
     for control in controls:
         if control.state != "met":
-            return "inconclusive", f"control {control.name}: {control.words}"
+            return "inconclusive", f"control {control.what}: {control.words}"
     for state, word in (("violated", "not reproduced"), ("not measured at this scale", "beyond this scale")):
-        named = [c.name for c in criteria if c.state == state]
+        named = [c.what for c in criteria if c.state == state]
         if named:
-            return word, f"{state}: {', '.join(named)}"  # type: ignore[return-value]
+            return word, f"{state}: {'; '.join(named)}"  # type: ignore[return-value]
     for criterion in criteria:
         if criterion.state != "met":
-            return "inconclusive", f"{criterion.name}: {criterion.state}"
+            return "inconclusive", f"{criterion.what}: {criterion.state}"
     return "reproduced", "every criterion is met and every control fails, as it must"
 
 

@@ -1,0 +1,103 @@
+"""The book's chores: scaffolding, pairing, and refusing what is not whole."""
+
+import jupytext
+import nbformat
+import pytest
+
+from fourfold import book, parameters, records
+
+RECORD = records.load("convsharevit")
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """A project folder of its own, with the real templates."""
+    monkeypatch.setattr(book, "ROOT", tmp_path)
+    monkeypatch.setattr(book, "NOTEBOOKS", tmp_path / "notebooks")
+    return tmp_path
+
+
+def test_scaffold_has_the_records_parameters_and_a_cell_for_each_claim(places):
+    made = book.new("convsharevit")
+    assert [str(path.relative_to(places)) for path in made] == [
+        "notebooks/optics/convsharevit.md",
+        "src/fourfold/optics/convsharevit.py",
+        "tests/optics/test_convsharevit.py",
+    ]
+    cells = jupytext.read(made[0], fmt="md:myst").cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    assert code[0] == parameters.cell(RECORD)
+    for claim in RECORD.claims:
+        assert any(f"{claim.id!r}," in source for source in code)
+    compile("\n".join(code), "scaffold", "exec")
+    with pytest.raises(ValueError, match=r"already there: notebooks/optics/convsharevit\.md"):
+        book.new("convsharevit")
+
+
+def test_scaffold_waits_for_thresholds():
+    slug = next(record.slug for record in records.load_all() if not record.has_chapter)
+    with pytest.raises(ValueError, match="no criteria, controls and parameters yet"):
+        book.new(slug)
+
+
+@pytest.fixture
+def chapter(tmp_path):
+    """A chapter of two cells and its executed copy."""
+    header = "---\nkernelspec:\n  display_name: Python 3\n  language: python\n  name: python3\n---\n"
+    compared = "```{code-cell} ipython3\n1 + 1\n```\n"
+    drawn = "```{code-cell} ipython3\n:tags: [nbval-ignore-output]\n\nplot\n```\n"
+    markdown = tmp_path / "chapter.md"
+    markdown.write_text(f"{header}\n# Title\n\n{compared}\n{drawn}")
+    ran = jupytext.read(markdown, fmt="md:myst")
+    data = {"text/plain": "2", "text/html": "<b>2</b>", "image/png": "aGk="}
+    code = [cell for cell in ran.cells if cell.cell_type == "code"]
+    for cell in code:
+        output = nbformat.v4.new_output("execute_result", data, metadata={"fourfold": {}}, execution_count=9)
+        cell.outputs = [output, nbformat.v4.new_output("stream", text="hello\n")]
+    executed = tmp_path / "executed.ipynb"
+    nbformat.write(ran, executed)
+    return markdown, executed
+
+
+def test_pair_keeps_what_is_compared_and_drops_the_rest(chapter):
+    markdown, executed = chapter
+    title, first, second = book.pair(markdown, executed).cells
+    assert title.cell_type == "markdown"
+    assert (first.execution_count, first.outputs[0].execution_count) == (1, 1)
+    assert first.outputs[0].data == {"text/plain": "2", "text/html": "<b>2</b>"}
+    assert first.outputs[0].metadata == {}
+    assert first.outputs[1].text == "hello\n"
+    assert (second.execution_count, second.outputs) == (2, [])
+
+
+def test_pair_is_stable_and_refuses_an_execution_of_other_code(chapter):
+    markdown, executed = chapter
+    nbformat.write(book.pair(markdown, executed), markdown.with_suffix(".ipynb"))
+    before = markdown.with_suffix(".ipynb").read_bytes()
+    nbformat.write(book.pair(markdown, executed), markdown.with_suffix(".ipynb"))
+    assert markdown.with_suffix(".ipynb").read_bytes() == before
+    markdown.write_text(markdown.read_text().replace("1 + 1", "1 + 2"))
+    with pytest.raises(ValueError, match=r"executed from other code than chapter\.md"):
+        book.pair(markdown, executed)
+
+
+def test_a_chapter_that_did_not_finish_is_never_rendered(tmp_path, monkeypatch):
+    ran = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("1", metadata={"papermill": {"status": "failed"}})]
+    )
+    monkeypatch.setattr(book, "EXECUTED", tmp_path)
+    monkeypatch.setattr(book, "HTML", tmp_path / "html")
+    for record in book.chapter_records():
+        path = book.executed(record)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(ran, path)
+    with pytest.raises(ValueError, match="did not run to its end"):
+        book.build_html()
+    assert not (tmp_path / "html").exists()
+
+
+def test_bibtex_of_a_paper():
+    entry = book.bibtex(RECORD)
+    assert entry.startswith("@misc{convsharevit,")
+    assert "eprint = {2504.11517}" in entry
+    assert "author = {R. Ibadulla and T. M. Chen and C. C. Reyes-Aldasoro}" in entry

@@ -1,0 +1,177 @@
+"""One paper, one name, everywhere: records, notebooks, modules, tests, contents and pins agree."""
+
+import ast
+import re
+import subprocess
+import tomllib
+
+import jupytext
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from fourfold import book, figures, parameters, records
+from fourfold.records import ROOT
+
+CHAPTERS = book.chapter_records()
+SLUGS = [record.slug for record in CHAPTERS]
+
+
+def tracked(*patterns):
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [ROOT / name for name in listed.stdout.split("\0") if name]
+
+
+def names_in(folder, pattern):
+    return {
+        (path.parent.name, path.stem.removeprefix("test_"))
+        for path in (ROOT / folder).glob(f"*/{pattern}")
+        if path.parent.name in records.PARTS and path.stem != "__init__"
+    }
+
+
+def test_each_chapter_is_in_its_four_places_and_in_the_contents():
+    expected = {(record.part, record.slug) for record in CHAPTERS}
+    assert names_in("notebooks", "*.md") == expected
+    assert names_in("notebooks", "*.ipynb") == expected
+    assert names_in("src/fourfold", "*.py") == expected
+    assert names_in("tests", "test_*.py") == expected
+    in_toc = {
+        tuple(f.split("/")[1:]) for f in book.toc_files() if f.startswith("chapters/") and f.count("/") == 2
+    }
+    assert in_toc == expected
+
+
+def test_every_page_of_the_contents_has_a_source():
+    made = {f"chapters/{r.part}/{r.slug}" for r in CHAPTERS} | {"chapters/ledger", "chapters/run_log"}
+    prose = set(book.toc_files()) - made
+    assert {str(p.relative_to(ROOT / "book").with_suffix("")) for p in (ROOT / "book").rglob("*.md")} == prose
+
+
+@pytest.mark.parametrize("record", CHAPTERS, ids=SLUGS)
+class TestChapter:
+    @pytest.fixture
+    def markdown(self, record):
+        return ROOT / "notebooks" / record.part / f"{record.slug}.md"
+
+    @pytest.fixture
+    def cells(self, markdown):
+        return jupytext.read(markdown, fmt="md:myst").cells
+
+    def test_the_pair_is_in_sync(self, record, markdown):
+        kept, made = nbformat.read(markdown.with_suffix(".ipynb"), as_version=4), book.pair(markdown)
+        assert kept.metadata == made.metadata, "run make sync"
+        for old, new in zip(kept.cells, made.cells, strict=True):
+            tags = [cell.metadata.get("tags", []) for cell in (old, new)]
+            assert (old.cell_type, old.source, tags[0]) == (new.cell_type, new.source, tags[1]), (
+                "run make sync"
+            )
+
+    def test_the_pair_was_executed_and_carries_text_only(self, record, markdown):
+        notebook = nbformat.read(markdown.with_suffix(".ipynb"), as_version=4)
+        for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+            assert cell.execution_count, "nbval compares nothing in a cell that was never executed"
+            for output in cell.outputs:
+                assert output.output_type in ("stream", "execute_result", "display_data")
+                assert output.get("name") != "stderr", output
+                assert set(output.get("data", {})) <= {"text/plain", "text/html"}
+                assert not output.get("metadata")
+
+    def test_parameters_cell_is_the_records(self, record, cells):
+        (cell,) = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
+        assert cell.source == parameters.cell(record)
+        validating = cells[cells.index(cell) + 1]
+        assert f'open_chapter("{record.slug}", globals())' in validating.source
+
+    def test_every_claim_with_criteria_is_judged_once_by_its_names(self, record, cells):
+        source = "\n".join(c.source for c in cells if c.cell_type == "code")
+        calls = [
+            node for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "judge"
+        ]  # fmt: skip
+        assert sorted(call.args[0].value for call in calls) == sorted(
+            c.id for c in record.claims if c.criteria
+        )
+
+    def test_figures_are_not_compared_and_nothing_else_is_skipped(self, record, cells):
+        for cell in (c for c in cells if c.cell_type == "code"):
+            shows = "figures.show(" in cell.source
+            assert shows == (book.IGNORED in cell.metadata.get("tags", [])), cell.source[:80]
+
+    def test_verdicts_of_the_pair_are_what_its_record_says(self, record, markdown):
+        text = "\n".join(
+            output.data["text/plain"]
+            for cell in nbformat.read(markdown.with_suffix(".ipynb"), as_version=4).cells
+            for output in cell.get("outputs", [])
+            if "data" in output
+        )
+        for claim in record.claims:
+            for name, criterion in claim.criteria.items():
+                assert re.search(
+                    rf"criterion {name}: .*; threshold {re.escape(criterion.reproduced_if.text)}: ", text
+                )
+            for name, control in claim.controls.items():
+                assert re.search(rf"control {name}: .*; must be {re.escape(control.fails_if.text)}: ", text)
+
+
+def test_committed_outputs_tell_nothing_of_a_machine():
+    for path in tracked("notebooks", "data", "book"):
+        text = path.read_text(encoding="utf-8", errors="ignore")
+        assert not re.search(r"(^|[^A-Za-z0-9_.:/])/(home|root|work|tmp|Users)/", text), path
+        assert "Warning" not in text or path.suffix != ".ipynb", path
+
+
+def test_lock_environment_and_project_agree():
+    pins = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines())
+    assert not [pin for pin in pins.values() if "+" in pin], "a local build is not a pin"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for line in [*project["dependencies"], *project["optional-dependencies"]["test"]]:
+        wanted = Requirement(line)
+        assert wanted.specifier.contains(pins[wanted.name.lower()]), (
+            f"{line} but the lock has {pins[wanted.name]}"
+        )
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert "python=3.11" in environment["dependencies"]
+    assert environment["dependencies"][-1] == {"pip": ["-r requirements.lock", "-e ."]}
+    assert project["requires-python"] == ">=3.11,<3.12"
+
+
+def test_citation_file_and_project_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+
+
+def test_papers_import_shared_rooms_and_never_each_other():
+    for record in CHAPTERS:
+        path = ROOT / "src" / "fourfold" / record.part / f"{record.slug}.py"
+        imported = {
+            node.module or "" for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom)
+        }  # fmt: skip
+        assert not {m for m in imported if re.match(rf"fourfold\.({'|'.join(records.PARTS)})\b", m)}
+
+
+def test_each_paper_is_in_the_bibliography_once():
+    entries = "\n".join(book.bibtex(record) for record in records.load_all())
+    keys = re.findall(r"^@\w+\{(\w+),", entries + (ROOT / "book" / "references.bib").read_text(), flags=re.M)
+    assert len(set(keys)) == len(keys)
+    assert {record.slug for record in records.load_all()} <= set(keys)
+
+
+def test_figure_needs_words():
+    with pytest.raises(ValueError, match="lower-case words"):
+        figures.show(figures.go.Figure(), name="One Pass", caption="c", alt="a")
+    with pytest.raises(ValueError, match="needs a caption and an alt text"):
+        figures.show(figures.go.Figure(), name="one-pass", caption=" ", alt="a")
+
+
+def test_figure_faces_cannot_break_out_of_the_page():
+    plot = figures.go.Figure(figures.go.Scatter(y=[1, 2], name="</script><b>"))
+    data = figures.show(plot, name="one-pass", caption="a < b", alt="it's")._repr_mimebundle_()
+    assert data["text/html"].count("</script>") == 1
+    assert "a &lt; b" in data["text/html"]
+    assert "aria-label='it&#x27;s'" in data["text/html"]
