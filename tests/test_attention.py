@@ -110,7 +110,8 @@ def test_vit_is_hugging_face_vit(tokens, p, depth, heads, ratio, dtype, atol):
         logits, attention = ours(x)
         expected = theirs(mosaic, output_attentions=True)
     torch.testing.assert_close(logits, expected.logits, rtol=0, atol=atol)
-    torch.testing.assert_close(attention, torch.stack(expected.attentions, dim=1), rtol=0, atol=atol)
+    from_cls = torch.stack([layer[:, :, 0] for layer in expected.attentions], dim=1)
+    torch.testing.assert_close(attention, from_cls, rtol=0, atol=atol)
     assert attention.std() > 0.5 / tokens  # far from uniform, or it would prove little
 
 
@@ -123,17 +124,18 @@ def test_blocks_are_hugging_face_layers_for_every_token(scale):
 
 
 @pytest.mark.parametrize(
-    ("shape", "heads", "scale"),
+    ("shape", "heads", "scale", "queries"),
     [
-        ((3, 5, 9), 3, None), ((2, 3, 7, 25), 5, None), ((1, 49), 7, 0.3), ((6, 64), 4, 1.0),
-        ((2, 5, 256), 4, None), ((4, 3), 1, -1.0),
+        ((3, 5, 9), 3, None, None), ((2, 3, 7, 25), 5, None, 2), ((1, 49), 7, 0.3, None),
+        ((6, 64), 4, 1.0, 1), ((2, 5, 256), 4, None, 5), ((4, 3), 1, -1.0, 3),
     ],
 )  # fmt: skip
-def test_attention_is_scaled_dot_product_attention(shape, heads, scale):
+def test_attention_is_scaled_dot_product_attention(shape, heads, scale, queries):
     attention, x = awake(Attention(shape[-1], heads, scale=scale)), normal(*shape)
     projected = [layer(x) for layer in (attention.query, attention.key, attention.value)]
     q, k, v = (part.unflatten(-1, (heads, -1)).transpose(-3, -2) for part in projected)
-    mixed, weights = attention(x)
+    q = q[..., :queries, :]
+    mixed, weights = attention(x, queries)
     expected = scaled_dot_product_attention(q, k, v, scale=scale).transpose(-3, -2).flatten(-2)
     torch.testing.assert_close(mixed, attention.projection(expected), rtol=0, atol=1e-12)
     eye = torch.eye(shape[-2], dtype=torch.float64).expand(*k.shape[:-1], -1)
@@ -142,30 +144,35 @@ def test_attention_is_scaled_dot_product_attention(shape, heads, scale):
     )
 
 
-def test_the_forward_pass_is_cls_positions_blocks_and_a_reading_of_cls():
-    model, x = vit(depth=3), normal(4, 5, 9)
-    stream, maps = torch.cat([model.cls.expand(4, 1, 9), x], 1) + model.positions, []
-    for block in model.blocks:
-        stream, weights = block(stream)
-        maps.append(weights)
+@pytest.mark.parametrize("depth", [1, 3])
+def test_the_last_block_computes_cls_alone_and_loses_nothing(depth):
+    model, x = vit(depth=depth), normal(4, 5, 9)
     logits, attention = model(x)
-    torch.testing.assert_close(logits, model.head(model.norm(stream))[:, 0], rtol=0, atol=1e-12)
-    torch.testing.assert_close(attention, torch.stack(maps, 1), rtol=0, atol=1e-12)
-    torch.testing.assert_close(model(x[0])[0], logits[0], rtol=0, atol=1e-12)  # one image, no batch
+    every_token, maps = torch.cat([model.cls.expand(4, 1, 9), x], 1) + model.positions, []
+    for block in model.blocks:
+        every_token, weights = block(every_token)
+        maps.append(weights)
+    expected = model.head(model.norm(every_token))[:, 0]
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(attention, torch.stack(maps, 1)[..., 0, :], rtol=0, atol=1e-12)
+    torch.testing.assert_close(model(x[0])[0], expected[0], rtol=0, atol=1e-12)  # one image, no batch
+    got, wanted = (torch.autograd.grad(out.square().sum(), model.cls)[0] for out in (logits, expected))
+    torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("queries", [None, 1])
 @pytest.mark.parametrize("mixing", ["softmax", "uniform"])
-def test_gradients_of_a_block(mixing):
+def test_gradients_of_a_block(mixing, queries):
     block = awake(Block(6, Attention(6, 3, mixing=mixing), MLP(6, 5)))
     names, weights = zip(*block.named_parameters(), strict=True)
 
     def run(x, *weights):
-        return functional_call(block, dict(zip(names, weights, strict=True)), (x,))[0]
+        return functional_call(block, dict(zip(names, weights, strict=True)), (x, queries))[0]
 
     assert torch.autograd.gradcheck(run, (normal(2, 3, 6).requires_grad_(), *weights), fast_mode=True)
     if mixing == "softmax":
         x = normal(3, 6).requires_grad_()
-        assert torch.autograd.gradcheck(block.attention, (x,))
+        assert torch.autograd.gradcheck(lambda x: block.attention(x, queries), (x,))
 
 
 # --- uniform attention ------------------------------------------------------------------------------------
@@ -191,7 +198,8 @@ def test_scores_of_zero_are_uniform_attention(tokens):
     softmax, x = awake(Attention(4, 2, scale=0.0)), normal(2, tokens, 4)
     uniform = Attention(4, 2, mixing="uniform").double()
     uniform.load_state_dict(softmax.state_dict())
-    torch.testing.assert_close(softmax(x), uniform(x), rtol=0, atol=1e-15)
+    for queries in (None, 1):
+        torch.testing.assert_close(softmax(x, queries), uniform(x, queries), rtol=0, atol=1e-15)
     torch.testing.assert_close(uniform(x)[0], uniform.projection(uniform.value(x).mean(1, True)).expand_as(x))
 
 
@@ -212,12 +220,10 @@ def test_freezing_attention_leaves_the_model_alone():
 
 
 def test_target_mass_reads_the_target_and_skips_cls():
-    attention, target = normal(7, 2, 3, 6, 6).softmax(-1), torch.tensor([0, 4, 2, 2, 1, 3, 0])
-    picked = torch.stack([image[..., 0, 1 + cell] for image, cell in zip(attention, target, strict=True)])
+    attention, target = normal(7, 2, 3, 6).softmax(-1), torch.tensor([0, 4, 2, 2, 1, 3, 0])
+    picked = torch.stack([image[..., 1 + cell] for image, cell in zip(attention, target, strict=True)])
     torch.testing.assert_close(target_mass(attention, target), picked.mean(0))
-    on_target = (
-        torch.nn.functional.one_hot(target + 1, 6).double()[:, None, None, None].expand(-1, 2, 3, 6, -1)
-    )
+    on_target = torch.nn.functional.one_hot(target + 1, 6).double()[:, None, None].expand(-1, 2, 3, -1)
     assert target_mass(on_target, target).eq(1).all()
     assert target_mass(on_target, (target + 1) % 5).eq(0).all()
 
@@ -251,7 +257,7 @@ def test_the_seed_decides_the_weights():
     assert spread.cls.std().item() == pytest.approx(0.02, rel=0.3)
 
 
-MASS = torch.full((4, 2, 3, 6, 6), 1 / 6)
+MASS = torch.full((4, 2, 3, 6), 1 / 6)
 REFUSED = [
     (lambda: Attention(9, 2), "heads must be >= 1 and divide dim, got heads=2, dim=9"),
     (lambda: Attention(9, 0), "heads must be >= 1 and divide dim, got heads=0, dim=9"),
@@ -267,7 +273,7 @@ REFUSED = [
     (lambda: target_mass(MASS, torch.tensor([0, 1, 2, 5])), r"target must be a cell, 0\.\.4, got 0\.\.5"),
     (lambda: target_mass(MASS, torch.tensor([0, -1, 2, 3])), r"target must be a cell, 0\.\.4, got -1\.\.3"),
     (lambda: target_mass(MASS, torch.tensor([0, 1])), r"target must be .*\b4\b.*got .*2"),
-    (lambda: best_head(MASS[0, ..., 0, 0], "first"), "layers must be 'last' or 'any', got 'first'"),
+    (lambda: best_head(MASS[0, ..., 0], "first"), "layers must be 'last' or 'any', got 'first'"),
     (lambda: attention_score(0.5, 0), "tokens must be >= 1, got 0"),
     (lambda: attention_score(1.1, 4), r"mass must be in 0\.\.1, a share of attention, got 1\.1"),
     (lambda: attention_score(-0.1, 4), r"mass must be in 0\.\.1, a share of attention, got -0\.1"),

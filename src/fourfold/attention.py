@@ -27,8 +27,8 @@ EPS = 1e-6
 def target_mass(attention: Tensor, target: Tensor) -> Tensor:
     """Mean attention that CLS pays to one cell of each image, per layer and head.
 
-    ``attention``: (batch, depth, heads, tokens+1, tokens+1). ``target``: (batch,), cells counted from 0
-    without CLS. Returns (depth, heads). Raises ``ValueError`` unless target is a cell for each image.
+    ``attention``: (batch, depth, heads, tokens+1), as ``ViT`` returns it. ``target``: (batch,), cells counted
+    from 0 without CLS. Returns (depth, heads). Raises ``ValueError`` unless target is a cell for each image.
     """
     cells = attention.shape[-1] - 1
     if len(target) != len(attention):
@@ -38,7 +38,7 @@ def target_mass(attention: Tensor, target: Tensor) -> Tensor:
             f"target must be a cell, 0..{cells - 1}, got {int(target.min())}..{int(target.max())}"
         )
     image = torch.arange(len(target), device=target.device)
-    return attention[image, ..., 0, target + 1].mean(0)
+    return attention[image, ..., target + 1].mean(0)
 
 
 def best_head(mass: Tensor, layers: Literal["last", "any"] = "last") -> float:
@@ -106,14 +106,17 @@ class Attention(nn.Module):
         self.value = linear(dim, dim)
         self.projection = linear(dim, dim)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(..., tokens, dim) -> the mixed tokens, same shape, and attention (..., heads, tokens, tokens)."""
+    def forward(self, x: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor]:
+        """Mix the first ``queries`` tokens, or all of them, from all tokens.
+
+        (..., tokens, dim) -> (..., queries, dim), and attention (..., heads, queries, tokens).
+        """
         v = self._split(self.value(x))
         if self.mixing == "uniform":
             tokens = x.shape[-2]
-            attention = v.new_full((*v.shape[:-1], tokens), 1 / tokens)
+            attention = v.new_full((*v.shape[:-1], tokens), 1 / tokens)[..., :queries, :]
         else:
-            q, k = self._split(self.query(x)), self._split(self.key(x))
+            q, k = self._split(self.query(x[..., :queries, :])), self._split(self.key(x))
             scores = rearrange(q @ k.transpose(-2, -1) * self.scale, "... i j -> j ... i")
             # Over the first axis, because torch's softmax over a short last axis is eight times slower.
             attention = rearrange(scores.softmax(dim=0), "j ... i -> ... i j")
@@ -147,10 +150,10 @@ class Block(nn.Module):
         self.norm_mlp = nn.LayerNorm(dim, eps=EPS)
         self.mlp = mlp
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(..., tokens, dim) -> the same shape, and attention (..., heads, tokens, tokens)."""
-        mixed, attention = self.attention(self.norm_attention(x))
-        x = x + mixed
+    def forward(self, x: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor]:
+        """(..., tokens, dim) -> (..., queries, dim), and attention (..., heads, queries, tokens)."""
+        mixed, attention = self.attention(self.norm_attention(x), queries)
+        x = x[..., :queries, :] + mixed
         return x + self.mlp(self.norm_mlp(x)), attention
 
 
@@ -198,8 +201,9 @@ class ViT(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens to classes.
 
-        ``x``: (batch, tokens, dim). Returns logits (batch, classes) and attention
-        (batch, depth, heads, tokens+1, tokens+1): entry [..., i, j] is how much token i takes from token j.
+        ``x``: (batch, tokens, dim). Returns logits (batch, classes) and the attention of CLS, (batch, depth,
+        heads, tokens+1): entry [..., j] is how much it takes from token j, itself the first.
+        Only CLS is read, so the last block computes no other token: exact, and a third cheaper.
         Raises ``ValueError`` for another number of tokens or features.
         """
         tokens, dim = self.positions.shape
@@ -207,7 +211,7 @@ class ViT(nn.Module):
             raise ValueError(f"expected x of shape (batch, {tokens - 1}, {dim}), got {tuple(x.shape)}")
         x = torch.cat([self.cls.expand(*x.shape[:-2], 1, dim), x], dim=-2) + self.positions
         attentions = []
-        for block in self.blocks:
-            x, attention = block(x)
-            attentions.append(attention)
-        return self.head(self.norm(x[..., 0, :])), torch.stack(attentions, dim=-4)
+        for index, block in enumerate(self.blocks, start=1):
+            x, attention = block(x, queries=1 if index == len(self.blocks) else None)
+            attentions.append(attention[..., 0, :])
+        return self.head(self.norm(x[..., 0, :])), torch.stack(attentions, dim=-3)

@@ -1,4 +1,4 @@
-"""The picture on the cover: one pass of light, computed and not drawn by hand, as an SVG in the page's own colours."""
+"""The picture on the cover: one pass of light, computed, as an SVG in the page's own colours."""
 
 import base64
 import io
@@ -33,8 +33,9 @@ def _picture(plane: torch.Tensor, x: int, label: str) -> str:
 
 def _lens(x: float) -> str:
     top, bottom = 34, SIDE + 46
+    middle = (top + bottom) / 2
     return (
-        f'<path d="M{x} {top} Q{x + 26} {(top + bottom) / 2} {x} {bottom} Q{x - 26} {(top + bottom) / 2} {x} {top}Z" '
+        f'<path d="M{x} {top} Q{x + 26} {middle} {x} {bottom} Q{x - 26} {middle} {x} {top}Z" '
         'fill="currentColor" fill-opacity="0.12" stroke="currentColor"/>'
         f'<text x="{x}" y="24" text-anchor="middle">lens</text>'
     )
@@ -61,11 +62,13 @@ def cover() -> str:
         for i in (0, 1)
         for y in range(70, SIDE + 40, 35)
     )
+    description = (
+        "Light from a plane of sixteen digits passes a lens, a filter and a second lens; sixteen bright pixels on "
+        "the camera are the inner products of the digits with the kernel."
+    )
     return (
-        f'<svg class="cover" viewBox="-8 0 {width + 16} {SIDE + 80}" role="img" font-size="19" fill="currentColor" '
-        'font-family="system-ui, sans-serif" xmlns="http://www.w3.org/2000/svg" aria-label="Light from a plane of '
-        "sixteen digits passes a lens, a filter and a second lens; sixteen bright pixels on the camera are the "
-        'inner products of the digits with the kernel.">'
+        f'<svg class="cover" viewBox="-8 0 {width + 16} {SIDE + 80}" role="img" aria-label="{description}" '
+        'xmlns="http://www.w3.org/2000/svg" fill="currentColor" font-size="19" font-family="system-ui, sans-serif">'
         + beams
         + _picture(tokens, 0, "16 tokens")
         + _lens(SIDE + GAP / 2)

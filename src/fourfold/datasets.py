@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-
 import torch
 from einops import rearrange, repeat
 from torch import Tensor

@@ -292,7 +292,7 @@ def judge(
 
 
 def faces(notebook: Path, kind: str) -> list[dict[str, Any]]:
-    """The machine faces of one kind (``"run"``, ``"verdict"`` or ``"data"``) in an executed notebook, in order.
+    """The machine faces of one kind (``"run"``, ``"verdict"``, ``"data"``) in an executed notebook, in order.
 
     Raises:
         ValueError: if the notebook did not run to its end under papermill.

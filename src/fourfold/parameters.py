@@ -116,6 +116,5 @@ def cell(record: Record) -> str:
 
     # papermill's own reader of this cell does not know "float | None", so None is only in the comment.
     return "\n".join(
-        f"{name}: {spec.type} = {spec.quick!r}  # {comment(spec)}"
-        for name, spec in record.parameters.items()
+        f"{name}: {spec.type} = {spec.quick!r}  # {comment(spec)}" for name, spec in record.parameters.items()
     )

@@ -30,7 +30,7 @@ from typing import Literal
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import conv1d, conv2d, linear, pad
+from torch.nn.functional import batch_norm, conv1d, conv2d, linear, pad
 
 from fourfold.attention import MLP, Mixing, ViT
 
@@ -74,6 +74,8 @@ def conv_scores(q: Tensor, k: Tensor) -> Tensor:
     tokens). For p x p maps the divisor is p and this is the scaled dot product of ViT.
     """
     batch, _, height, width = k.shape
+    if (len(q), *q.shape[2:]) != (batch, height, width):
+        raise ValueError(f"q and k must differ in tokens alone, got {tuple(q.shape)} and {tuple(k.shape)}")
     kernels = rearrange(k, "b j h w -> (b j) 1 h w")
     scores = conv2d(rearrange(q, "b i h w -> i b h w"), kernels, groups=batch)
     return rearrange(scores, "i (b j) 1 1 -> b i j", b=batch) / math.sqrt(height * width)
@@ -84,6 +86,11 @@ def conv_mix(attention: Tensor, v: Tensor) -> Tensor:
 
     ``attention``: (batch, tokens, tokens). ``v``: (batch, tokens, height, width). Returns the shape of ``v``.
     """
+    if (len(attention), attention.shape[2]) != v.shape[:2]:
+        raise ValueError(
+            "attention must be (batch, tokens, tokens) of v's batch and tokens, "
+            f"got {tuple(attention.shape)} and {tuple(v.shape)}"
+        )
     planes, kernels = rearrange(v, "b j h w -> 1 (b j) h w"), rearrange(attention, "b i j -> (b i) j 1 1")
     return rearrange(conv2d(planes, kernels, groups=len(v)), "1 (b i) h w -> b i h w", b=len(v))
 
@@ -95,6 +102,8 @@ def permutation_equivariance(blocks: Iterable[nn.Module], x: Tensor, generator: 
     positions are not among them. Returns the largest error over the largest output, for a random permutation
     of ``x``.
     """
+    if x.shape[-2] < 2:
+        raise ValueError(f"x must have at least 2 tokens to permute, got {tuple(x.shape)}")
     order = torch.randperm(x.shape[-2], generator=generator)
     straight, permuted = x, x[..., order, :]
     with torch.no_grad():
@@ -130,6 +139,8 @@ def span_residual(target: Tensor, p: int, k: int, padding: Padding) -> float:
     ``|target - projection| / |target|`` in the Frobenius norm: 0 is inside, 1 is orthogonal to all of it.
     """
     basis = _span_basis(p, k, padding)
+    if target.shape != (p * p, p * p) or not target.any():
+        raise ValueError(f"target must be ({p * p}, {p * p}) and not zero, got {tuple(target.shape)}")
     matrix = rearrange(target.to(basis), "(y x) (i j) -> y x i j", y=p, i=p)
     inside = torch.einsum("ayi,bxj,yxij->ab", basis, basis, matrix)
     projection = torch.einsum("ayi,bxj,ab->yxij", basis, basis, inside)
@@ -138,6 +149,7 @@ def span_residual(target: Tensor, p: int, k: int, padding: Padding) -> float:
 
 def transposition(p: int) -> Tensor:
     """The permutation matrix (p^2, p^2) that transposes a p x p map."""
+    _padded(p, 1, "same")
     pixels = torch.arange(p * p).reshape(p, p)
     return torch.eye(p * p, dtype=torch.float64)[pixels.T.flatten()]
 
@@ -155,6 +167,8 @@ def restricted_fit_residual(target: Tensor, p: int, k: int, padding: Padding) ->
             f"target must be (a multiple of {outputs}, {p * p}) for {padding} k={k}, p={p}, "
             f"got {tuple(target.shape)}"
         )
+    if not target.any():
+        raise ValueError("target must have an entry that is not zero")
     design = (table.flatten()[:, None] == torch.arange(1, k * k + 1)).to(target)
     rows = rearrange(target, "(n o) i -> (o i) n", o=outputs)
     fit = torch.linalg.lstsq(design, rows, driver="gelsd").solution
@@ -211,20 +225,36 @@ class SharedConv(nn.Module):
         return matrix if self.tokens is None else rearrange(matrix, "(t o) i -> t o i", t=self.tokens)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., tokens, d_in) -> (..., tokens, d_out)."""
+        """(..., tokens, d_in) -> (..., tokens, d_out). Unshared kernels also take the first tokens alone."""
         bias = self.bias.repeat_interleave(self.outputs)
         if self.tokens is None:
             return linear(x, self.dense_matrix(), bias)
-        return torch.einsum("...ti,toi->...to", x, self.dense_matrix()) + bias.reshape(self.tokens, -1)
+        first = x.shape[-2]
+        if first > self.tokens:
+            raise ValueError(
+                f"x must have at most {self.tokens} tokens, one per kernel, got {tuple(x.shape)}"
+            )
+        matrices, biases = self.dense_matrix()[:first], bias.reshape(self.tokens, -1)[:first]
+        return torch.einsum("...ti,toi->...to", x, matrices) + biases
+
+
+class TokenNorm(nn.BatchNorm1d):
+    """BatchNorm that normalises each token over batch and pixels, also when only the first tokens are given.
+
+    Always with the statistics of the batch at hand, in evaluation too (FCSA: running averages): a running
+    average is state that a mapped ensemble would have to share.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, tokens, p^2) -> the same shape."""
+        first = x.shape[-2]
+        return batch_norm(x, None, None, self.weight[:first], self.bias[:first], training=True, eps=self.eps)
 
 
 class DepthwiseMLP(nn.Module):
     """FCSA's convolutional MLP: twice an unshared same 7 x 7 convolution, GELU, BatchNorm; it does not widen.
 
-    ``ConvolutionalTransformer_dividing.py`` of riadibadulla/FCSA, whose "depthwise" means one kernel per
-    token. BatchNorm normalises each token over batch and pixels, always with the statistics of the batch at
-    hand, in evaluation too (FCSA: running averages): a running average is state that a mapped ensemble would
-    have to share.
+    ``ConvolutionalTransformer_dividing.py`` of riadibadulla/FCSA, whose "depthwise" means one kernel per token.
     """
 
     def __init__(self, p: int, tokens: int):
@@ -233,10 +263,10 @@ class DepthwiseMLP(nn.Module):
         for _ in range(2):
             self.layers.append(SharedConv(p * p, p * p, p, 7, "same", tokens))
             self.layers.append(nn.GELU())
-            self.layers.append(nn.BatchNorm1d(tokens, track_running_stats=False))
+            self.layers.append(TokenNorm(tokens, track_running_stats=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, tokens, p^2) -> (batch, tokens, p^2)."""
+        """(batch, tokens, p^2) -> (batch, tokens, p^2), or the first few tokens alone."""
         return self.layers(x)
 
 
