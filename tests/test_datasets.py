@@ -323,3 +323,13 @@ REFUSED = [
 def test_bad_input_is_refused_with_the_numbers(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_patches_are_grey_squares_of_the_photograph_in_order():
+    images = torch.randint(256, (2, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    tokens, labels = datasets.patches(Images(images, torch.tensor([5, 7])), 4)
+    grey = images.double().mean(1) / 127.5 - 1
+    torch.testing.assert_close(tokens[1, 2].reshape(4, 4).double(), grey[1, 4:, :4], rtol=0, atol=1e-6)
+    assert (tuple(tokens.shape), labels.tolist()) == ((2, 4, 16), [5, 7])
+    with pytest.raises(ValueError, match="p must divide the photographs' side of 8 pixels, got 3"):
+        datasets.patches(Images(images, labels), 3)

@@ -63,12 +63,13 @@ def cover() -> str:
         for y in range(70, SIDE + 40, 35)
     )
     description = (
-        "Light from a plane of sixteen digits passes a lens, a filter and a second lens; sixteen bright pixels on "
-        "the camera are the inner products of the digits with the kernel."
+        "Light from a plane of sixteen digits passes a lens, a filter and a second lens; sixteen bright "
+        "pixels on the camera are the inner products of the digits with the kernel."
     )
     return (
         f'<svg class="cover" viewBox="-8 0 {width + 16} {SIDE + 80}" role="img" aria-label="{description}" '
-        'xmlns="http://www.w3.org/2000/svg" fill="currentColor" font-size="19" font-family="system-ui, sans-serif">'
+        'xmlns="http://www.w3.org/2000/svg" fill="currentColor" font-size="19" '
+        'font-family="system-ui, sans-serif">'
         + beams
         + _picture(tokens, 0, "16 tokens")
         + _lens(SIDE + GAP / 2)

@@ -151,6 +151,18 @@ def cifar100(folder: Path | None = None) -> tuple[Images, Images]:
     return read_cifar100(archive)
 
 
+def patches(photos: Images, p: int) -> Images:
+    """Photographs (n, 3, side, side), uint8, as tokens (n, cells, p^2): grey values in -1..1, cut row by row.
+
+    Raises ``ValueError`` if p does not divide the side.
+    """
+    side = photos.images.shape[-1]
+    if p < 1 or side % p:
+        raise ValueError(f"p must divide the photographs' side of {side} pixels, got {p}")
+    grey = photos.images.float().mean(dim=1) / 127.5 - 1
+    return Images(rearrange(grey, "n (r y) (c x) -> n (r c) (y x)", y=p, x=p), photos.labels)
+
+
 def read_cifar100(archive: Path) -> tuple[Images, Images]:
     """The training and test images of a CIFAR-100 binary archive. Raises ``ValueError`` if it is not one."""
     try:

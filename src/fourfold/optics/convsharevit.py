@@ -254,7 +254,7 @@ class TokenNorm(nn.BatchNorm1d):
 class DepthwiseMLP(nn.Module):
     """FCSA's convolutional MLP: twice an unshared same 7 x 7 convolution, GELU, BatchNorm; it does not widen.
 
-    ``ConvolutionalTransformer_dividing.py`` of riadibadulla/FCSA, whose "depthwise" means one kernel per token.
+    ``ConvolutionalTransformer_dividing.py`` of riadibadulla/FCSA, whose "depthwise" is one kernel per token.
     """
 
     def __init__(self, p: int, tokens: int):
