@@ -115,6 +115,13 @@ def test_a_member_is_a_model_of_its_own_with_the_recorded_accuracy():
     assert all(parameter.requires_grad for parameter in members[1].parameters())
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 30])
+def test_the_test_set_may_be_read_in_chunks(chunk, monkeypatch):
+    once = trained()
+    monkeypatch.setattr("fourfold.training.TEST_BATCH", chunk)
+    assert_same(trained(), once)
+
+
 def test_a_model_may_return_logits_alone_and_test_sets_may_differ():
     def logits_alone():
         return torch.nn.Sequential(torch.nn.Flatten(-2), torch.nn.Linear(18, 3))

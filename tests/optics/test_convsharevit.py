@@ -1,5 +1,8 @@
 """ConvShareViT: its layers are conv2d, its valid arm is ViT, and small kernels are limited as counted."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 from itertools import pairwise
 
@@ -26,6 +29,7 @@ from fourfold.optics.convsharevit import (
     span_residual,
     transposition,
 )
+from fourfold.records import ROOT
 from fourfold.training import Recipe, seeded, shuffled, train
 
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -498,3 +502,46 @@ REFUSED = [
 def test_bad_input_is_refused_with_the_numbers(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_without_valid_padding_the_verdict_on_attention_flips_and_nbval_fails(tmp_path):
+    """The chapter with its heart removed: the arm called valid gets same-padded 3 x 3 kernels."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "from fourfold.optics import convsharevit\nconvsharevit.ARMS['valid'] = convsharevit.ARMS['same3']\n"
+    )
+    chapter = ROOT / "notebooks" / "optics" / "convsharevit.ipynb"
+    committed = chapter.read_text()
+    assert "C4a reproduced" in committed
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--color=no",
+            "--nbval",
+            "--nbval-current-env",
+            "-p",
+            "no:cacheprovider",
+            chapter,
+        ],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1, run.stdout[-2000:]
+    assert "<div class='verdict not-reproduced' id='convsharevit-C4a'>" in run.stdout
+    assert "<div class='verdict inconclusive' id='convsharevit-C4b'>" in run.stdout
+
+
+@pytest.mark.parametrize("arm", [name for name, spec in ARMS.items() if spec.padding])
+def test_every_arm_by_conv2d_is_the_same_function(arm):
+    build = partial(convsharevit, arm, p=8, tokens=3, classes=4)
+    with seeded(5):
+        fast = build().double()
+    slow = build(by_conv2d=True).double()
+    slow.load_state_dict(fast.state_dict())
+    x = torch.randn(6, 3, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for got, wanted in zip(slow(x), fast(x), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+    assert sum(getattr(module, "by_conv2d", False) for module in slow.modules()) > 0

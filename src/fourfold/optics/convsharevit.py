@@ -183,17 +183,27 @@ class SharedConv(nn.Module):
     these, flattened, kernel after kernel. An MLP of r maps in a same arm is r faces up, r faces down, summed.
     ``weight`` is (kernels, maps, k, k) with one ``bias`` per kernel, drawn as in ``nn.Conv2d``; for k = p
     these are also the numbers that ``nn.Linear`` draws. With ``tokens`` the kernels are unshared,
-    (tokens * kernels, maps, k, k): what ``conv2d`` takes with ``groups=tokens``.
+    (tokens * kernels, maps, k, k): what ``conv2d`` takes with ``groups=tokens``. The layer multiplies by
+    ``dense_matrix``; ``by_conv2d`` makes it ``convolve``, the same map by its definition, slower.
     Raises ``ValueError`` if d_in is not whole maps or d_out not whole kernels.
     """
 
     table: Tensor
 
     def __init__(
-        self, d_in: int, d_out: int, p: int, k: int, padding: Padding = "valid", tokens: int | None = None
+        self,
+        d_in: int,
+        d_out: int,
+        p: int,
+        k: int,
+        padding: Padding = "valid",
+        tokens: int | None = None,
+        by_conv2d: bool = False,
     ):
         super().__init__()
-        outputs = (p + 2 * _padded(p, k, padding) - k + 1) ** 2
+        self.p = p
+        self.padded = _padded(p, k, padding)
+        outputs = (p + 2 * self.padded - k + 1) ** 2
         if d_in < 1 or d_in % p**2:
             raise ValueError(f"d_in must be a multiple of p^2 = {p**2}, got {d_in}")
         if d_out < 1 or d_out % outputs:
@@ -205,6 +215,7 @@ class SharedConv(nn.Module):
             raise ValueError(f"tokens must be >= 1, or None to share the kernels, got {tokens}")
         self.tokens = tokens
         self.outputs = outputs
+        self.by_conv2d = by_conv2d
         kernels, maps = (tokens or 1) * d_out // outputs, d_in // p**2
         self.weight = nn.Parameter(torch.empty(kernels, maps, k, k))
         self.bias = nn.Parameter(torch.empty(kernels))
@@ -224,16 +235,24 @@ class SharedConv(nn.Module):
             matrix = rearrange(entries, "n m (o i) -> (n o) (m i)", o=self.outputs)
         return matrix if self.tokens is None else rearrange(matrix, "(t o) i -> t o i", t=self.tokens)
 
+    def convolve(self, x: Tensor) -> Tensor:
+        """The layer as the bench runs it: the kernels slide over every map. Shapes as in ``forward``."""
+        tokens = x.shape[-2] if self.tokens else 1
+        kernels = tokens * len(self.weight) // (self.tokens or 1)
+        maps = x.reshape(-1, tokens * self.weight.shape[1], self.p, self.p)
+        y = conv2d(maps, self.weight[:kernels], self.bias[:kernels], padding=self.padded, groups=tokens)
+        return y.reshape(*x.shape[:-1], -1)
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., tokens, d_in) -> (..., tokens, d_out). Unshared kernels also take the first tokens alone."""
+        first = x.shape[-2]
+        if self.tokens is not None and first > self.tokens:
+            raise ValueError(f"x must have at most {self.tokens} tokens, got {tuple(x.shape)}")
+        if self.by_conv2d:
+            return self.convolve(x)
         bias = self.bias.repeat_interleave(self.outputs)
         if self.tokens is None:
             return linear(x, self.dense_matrix(), bias)
-        first = x.shape[-2]
-        if first > self.tokens:
-            raise ValueError(
-                f"x must have at most {self.tokens} tokens, one per kernel, got {tuple(x.shape)}"
-            )
         matrices, biases = self.dense_matrix()[:first], bias.reshape(self.tokens, -1)[:first]
         return torch.einsum("...ti,toi->...to", x, matrices) + biases
 
@@ -311,10 +330,19 @@ is cell 10's counterpart for a same arm, where it does differ."""
 
 
 def convsharevit(
-    arm: str, *, p: int, tokens: int, classes: int, depth: int = 2, heads: int = 4, mlp_ratio: int = 2
+    arm: str,
+    *,
+    p: int,
+    tokens: int,
+    classes: int,
+    depth: int = 2,
+    heads: int = 4,
+    mlp_ratio: int = 2,
+    by_conv2d: bool = False,
 ) -> ViT:
     """The model named ``arm`` in ``ARMS`` over ``tokens`` cells of p x p pixels (CLS is added to them).
 
+    ``by_conv2d`` runs every shared convolution as torch's ``conv2d`` and not as a matrix product.
     Raises ``ValueError`` for an unknown arm, for a p outside 2..32 or one that its kernels do not fit
     (``valid5`` needs (p-4)^2 to divide p^2), or if ``heads`` does not divide p^2.
     """
@@ -327,9 +355,8 @@ def convsharevit(
     def convolution(d_in: int, d_out: int) -> nn.Module:
         if spec.padding is None:
             return nn.Linear(d_in, d_out)
-        return SharedConv(
-            d_in, d_out, p, spec.kernel or p, spec.padding, tokens=None if spec.shared else tokens + 1
-        )
+        owners = None if spec.shared else tokens + 1
+        return SharedConv(d_in, d_out, p, spec.kernel or p, spec.padding, owners, by_conv2d)
 
     def mlp(dim: int, hidden: int) -> nn.Module:
         if spec.mlp == "depthwise":
