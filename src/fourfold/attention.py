@@ -203,7 +203,7 @@ class ViT(nn.Module):
 
         ``x``: (batch, tokens, dim). Returns logits (batch, classes) and the attention of CLS, (batch, depth,
         heads, tokens+1): entry [..., j] is how much it takes from token j, itself the first.
-        Only CLS is read, so the last block computes no other token: exact, and in two blocks a quarter cheaper.
+        Only CLS is read, so the last block computes no other token: exact, and a quarter cheaper in all.
         Raises ``ValueError`` for another number of tokens or features.
         """
         tokens, dim = self.positions.shape
