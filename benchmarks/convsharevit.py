@@ -33,9 +33,8 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(BATCH, TOKENS, SIDE * SIDE, generator=generator)
     y = torch.randint(4, (BATCH,), generator=generator)
-    print(
-        f"forward and backward, batch {BATCH}, {TOKENS} tokens of {SIDE} x {SIDE}; time of conv2d / matrix product"
-    )
+    print(f"Forward and backward, batch {BATCH}, {TOKENS} tokens of {SIDE} x {SIDE}.")
+    print("Time with conv2d over time with the matrix product, median (smallest to largest):")
     for arm in ("valid", "valid5", "same3", "same7", "unshared_same7"):
         build = partial(convsharevit, arm, p=SIDE, tokens=TOKENS, classes=4)
         with training.seeded(0):
