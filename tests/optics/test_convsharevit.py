@@ -93,6 +93,7 @@ def test_a_layer_is_conv2d_and_its_dense_matrix(p, k, padding, maps, kernels, to
     torch.testing.assert_close(conv(x[:, None])[:, 0], y, **EXACT)  # any number of leading axes
     torch.testing.assert_close(conv(x[0]), y[0], **EXACT)
     torch.testing.assert_close(conv(x[:, :1]), y[:, :1], **EXACT)  # CLS alone, with its own kernels
+    torch.testing.assert_close(conv.convolve(x[:, None, :1])[:, 0], y[:, :1], **EXACT)
 
 
 @pytest.mark.parametrize(
