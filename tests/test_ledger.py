@@ -210,7 +210,7 @@ def test_three_faces():
         "  control broken: 1.00; must be > 0.5: fails, as it must",
     ]
     assert "id='a_paper-C1'" in data["text/html"]
-    assert "&lt;= 0.1" in data["text/html"]
+    assert "≤ 0.1" in data["text/html"]
     face = metadata["fourfold"]
     assert (face["verdict"], face["profile"], face["findings"][0]["values"]) == (
         "not reproduced",

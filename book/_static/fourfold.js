@@ -11,7 +11,7 @@
 
   const dress = (layout) => {
     const { text, line } = themed();
-    const dressed = { ...layout, autosize: true, font: { ...layout.font, color: text } };
+    const dressed = { ...layout, font: { ...layout.font, color: text } };
     for (const key of Object.keys(layout).filter((k) => /^[xy]axis\d*$/.test(k)).concat("xaxis", "yaxis")) {
       dressed[key] = { ...layout[key], gridcolor: line, linecolor: text, tickcolor: text };
     }
@@ -21,8 +21,9 @@
   const draw = () => {
     for (const figure of document.querySelectorAll("figure.fourfold")) {
       const spec = JSON.parse(figure.querySelector("script").textContent);
-      const config = { responsive: true, displayModeBar: false };
-      window.Plotly.react(figure.querySelector(".plot"), spec.data, dress(spec.layout), config);
+      const config = { displayModeBar: false };
+      const plot = figure.querySelector(".plot");
+      window.Plotly.react(plot, spec.data, { ...dress(spec.layout), width: plot.clientWidth }, config);
     }
   };
 
@@ -32,6 +33,11 @@
     script.src = `${root.dataset.content_root}plotly.min.js`;
     script.onload = () => {
       draw();
+      // At once, in the frame that changed the width: plotly's own resize comes a tenth of a second late.
+      const fit = new ResizeObserver((entries) => {
+        for (const { target, contentRect } of entries) window.Plotly.relayout(target, { width: contentRect.width });
+      });
+      document.querySelectorAll("figure.fourfold .plot").forEach((plot) => fit.observe(plot));
       new MutationObserver(draw).observe(root, { attributes: true, attributeFilter: ["data-theme"] });
     };
     document.head.append(script);

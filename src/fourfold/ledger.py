@@ -213,7 +213,7 @@ class Verdict:
         """The card a reader sees; its numbers are rounded as in the text."""
         rows = "".join(
             f"<tr class='{f.role}'><th scope='row'>{'Control: ' if f.role == 'control' else ''}"
-            f"{html.escape(f.what)}</th><td>{html.escape(f.threshold)}</td>"
+            f"{html.escape(f.what)}</th><td>{_signs(f.threshold)}</td>"
             f"<td>{html.escape(f.shown)}</td><td>{html.escape(f.words)}</td></tr>"
             for f in self.findings
         )
@@ -243,6 +243,13 @@ class Verdict:
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict, dict]:
         return {"text/plain": str(self), "text/html": self.to_html()}, {"fourfold": self.to_metadata()}
+
+
+def _signs(threshold: str) -> str:
+    """A threshold as print has it: ≤ for <=."""
+    for ascii_sign, sign in (("<=", "≤"), (">=", "≥"), ("==", "=")):
+        threshold = threshold.replace(ascii_sign, sign)
+    return html.escape(threshold)
 
 
 def jsonable(value: Any) -> Any:
