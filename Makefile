@@ -27,11 +27,12 @@ test: $(READY) ## unit, oracle, property, record, notebook and site tests, style
 	ruff check . && ruff format --check . && mypy
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 pytest --numprocesses auto --dist loadscope --nbval --nbval-current-env
 
-chapter: $(READY) need-name ## run one chapter: NAME=convsharevit
+chapter: need-name ## run one chapter: NAME=convsharevit
 	$(SNAKEMAKE) $$(python -m fourfold.book chapter $(NAME))
 
-full: $(READY) need-name ## run one chapter at its full parameters and record it: NAME=convsharevit
-	$(SNAKEMAKE) --force data/full/$(NAME).json
+full: need-name ## run one chapter at its full parameters and record it: NAME=convsharevit
+	$(SNAKEMAKE) --force logs/full/$(NAME).ipynb
+	python -m fourfold.book keep-full $(NAME) logs/full/$(NAME).ipynb
 
 bench: $(READY) ## time ours against the peers, side by side in one run, and print ratios
 	for bench in benchmarks/*.py; do OMP_NUM_THREADS=1 python $$bench; done
@@ -40,7 +41,7 @@ sync: $(READY) ## after an edit of notebooks/*.md: run what changed and refresh 
 	$(SNAKEMAKE) chapters
 	python -m fourfold.book sync
 
-new: $(READY) need-name ## scaffold a chapter from its record: NAME=svt
+new: need-name ## scaffold a chapter from its record: NAME=svt
 	python -m fourfold.book new $(NAME)
 
 serve: book ## read the book at http://localhost:8000 (PORT=8000)
@@ -56,5 +57,6 @@ clean: ## remove everything generated but the environment
 	rm -rf _build logs book/chapters book/papers.bib .snakemake .pytest_cache .mypy_cache .ruff_cache
 
 .PHONY: need-name
-need-name:
+need-name: $(READY)
 	@test -n "$(NAME)" || { echo "say which chapter: make $(MAKECMDGOALS) NAME=convsharevit" >&2; exit 2; }
+	@python -m fourfold.book chapter $(NAME) >/dev/null

@@ -38,7 +38,6 @@ def bibtex(record: Record) -> str:
         "eprint": record.arxiv,
         "archiveprefix": "arXiv" if record.arxiv else None,
         "doi": record.doi,
-        "url": f"https://arxiv.org/abs/{record.arxiv}" if record.arxiv else None,
     }
     body = ",\n".join(f"  {key} = {{{value}}}" for key, value in fields.items() if value)
     return f"@misc{{{record.slug},\n{body}\n}}\n"
