@@ -1,0 +1,62 @@
+"""Opening a chapter: checked parameters, the right profile, and faces that travel in the notebook."""
+
+import json
+
+import pytest
+
+from fourfold import cover, open_chapter, records, training
+from fourfold.parameters import ParameterError
+
+RECORD = records.load("convsharevit")
+QUICK = {name: spec.quick for name, spec in RECORD.parameters.items()}
+
+
+@pytest.fixture(autouse=True)
+def _leave_torch_as_it_is(monkeypatch):
+    monkeypatch.setattr(training, "deterministic", lambda: None)
+
+
+def test_quick_full_and_custom_runs_say_what_they_are():
+    full = {name: spec.full for name, spec in RECORD.parameters.items()}
+    assert str(open_chapter("convsharevit", QUICK)) == "convsharevit, quick run: quick parameters"
+    assert open_chapter("convsharevit", full).profile == "full"
+    custom = open_chapter("convsharevit", QUICK | {"seed": 7, "sign": "offset"})
+    assert str(custom) == "convsharevit, custom run: seed = 7, sign = 'offset'"
+
+
+def test_run_face_has_parameters_machine_and_versions_and_the_page_does_not():
+    data, metadata = open_chapter("convsharevit", QUICK)._repr_mimebundle_()
+    face = metadata["fourfold"]
+    assert (face["kind"], face["paper"], face["parameters"]) == ("run", "convsharevit", QUICK)
+    assert {"processor", "cores", "python", "started"} <= face.keys()
+    assert face["versions"]["torch"].startswith("2.13.0")
+    assert face["processor"] not in data["text/plain"] + data["text/html"]
+    json.dumps(metadata, allow_nan=False)
+
+
+def test_kept_results_travel_in_metadata_alone():
+    kept = open_chapter("convsharevit", QUICK).keep("recall", {"epochs": [float("inf"), 3.0]})
+    data, metadata = kept._repr_mimebundle_()
+    assert data == {"text/plain": "kept: recall"}
+    assert metadata["fourfold"]["data"] == {"epochs": ["inf", 3.0]}
+    json.dumps(metadata, allow_nan=False)
+
+
+def test_a_chapter_judges_by_its_own_record():
+    criteria = dict.fromkeys(RECORD.claim("C5b").criteria)
+    verdict = open_chapter("convsharevit", QUICK).judge("C5b", criteria, {})
+    assert (verdict.paper, verdict.profile, verdict.word) == ("convsharevit", "quick", "beyond this scale")
+
+
+def test_what_cannot_be_opened():
+    with pytest.raises(records.RecordError, match="no record 'nothing'"):
+        open_chapter("nothing", QUICK)
+    with pytest.raises(ParameterError, match=r"p = 9: expected int, 8 \| 16 \| 32"):
+        open_chapter("convsharevit", QUICK | {"p": 9})
+
+
+def test_the_cover_is_one_picture_of_three_planes_with_words_for_those_who_cannot_see_it():
+    picture = cover.cover()
+    assert picture.count("<image ") == 3
+    assert 'role="img" aria-label="Light from a plane' in picture
+    assert "http" not in picture.replace('xmlns="http://www.w3.org/2000/svg"', "")
