@@ -17,10 +17,14 @@ def test_parameters_file_is_the_full_profile_even_through_yaml():
 
 
 def test_comments_and_docstrings_do_not_make_a_run_stale_but_code_does():
-    plain = full._meaning("def f(x):\n    return x + 1\n")
-    assert full._meaning('"""Doc."""\n# why\ndef f(x):\n    """Doc."""\n    return x + 1  # so\n') == plain
-    assert full._meaning("def f(x):\n    return x + 2\n") != plain
-    assert "pass" in full._meaning('def f():\n    """Only a docstring."""\n')
+    documented = (
+        '"""Doc."""\n\ndef f(x):\n    """Doc."""\n    y = x + 1\n    """What y is."""\n    return y\n'
+    )
+    plain = full._meaning(documented)
+    assert full._meaning(documented.replace("Doc.", "More.").replace("return y", "return y  # so")) == plain
+    assert full._meaning(documented.replace("What y is.", "Why y.")) == plain
+    assert full._meaning(documented.replace("x + 1", "x + 2")) != plain
+    assert full._meaning("y = 'Doc.'") != full._meaning("y = 'More.'")
 
 
 def test_sources_are_all_that_the_numbers_depend_on_and_nothing_else():

@@ -26,15 +26,15 @@ def parameters_file(slug: str) -> str:
     return yaml.safe_dump({name: spec.full for name, spec in record.parameters.items()}, sort_keys=False)
 
 
+class _WithoutDocstrings(ast.NodeTransformer):
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        bare = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return ast.copy_location(ast.Pass(), node) if bare else node
+
+
 def _meaning(source: str) -> str:
     """Source without comments and docstrings: what can change a number."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+    return ast.unparse(_WithoutDocstrings().visit(ast.parse(source)))
 
 
 def _module_file(name: str) -> Path | None:

@@ -33,7 +33,7 @@ from fourfold.records import ROOT
 from fourfold.training import Recipe, seeded, shuffled, train
 
 EXACT = {"rtol": 0, "atol": 1e-12}
-TOLERANCE = {torch.float64: EXACT, torch.float32: {"rtol": 0, "atol": 1e-5}}  # the card's C1
+TOLERANCE = {torch.float64: EXACT, torch.float32: {"rtol": 0, "atol": 1e-5}}  # the record's C1
 SHARED = [name for name, arm in ARMS.items() if arm.shared and arm.mlp != "depthwise"]
 UNSHARED = [name for name in ARMS if name not in SHARED]
 
@@ -75,7 +75,7 @@ def by_conv2d(conv: SharedConv, x: torch.Tensor, p: int, padding: str) -> torch.
 )  # fmt: skip
 @example(p=16, k=16, padding="valid", maps=2, kernels=5, tokens=3, shared=True)
 @example(p=16, k=7, padding="same", maps=2, kernels=2, tokens=3, shared=False)
-@example(p=8, k=5, padding="valid", maps=1, kernels=4, tokens=3, shared=True)  # the card's 100 weights
+@example(p=8, k=5, padding="valid", maps=1, kernels=4, tokens=3, shared=True)  # 100 weights
 @example(p=8, k=8, padding="valid", maps=2, kernels=4, tokens=3, shared=False)
 @example(
     p=3, k=5, padding="same", maps=1, kernels=1, tokens=2, shared=False
@@ -294,7 +294,7 @@ def test_same_moves_a_pixel_as_far_as_half_the_kernel_and_no_further(p, k):
 # --- the models -------------------------------------------------------------------------------------------
 
 
-def test_the_arms_are_the_cards_grid():
+def test_the_arms_are_the_grid():
     assert sorted(arm.cell for arm in ARMS.values() if arm.cell) == list(range(1, 13))
     weights = {  # of one projection, one MLP (r = 2), at p = 8 with 3 cells and CLS
         "linear": (64 * 64, 2 * 128 * 64), "valid": (64 * 64, 2 * 128 * 64), "valid5": (100, 200 + 200),
@@ -433,7 +433,7 @@ def test_valid_and_linear_train_along_the_same_curve():
     arms = ("linear", "valid", "valid_linear_mlp", "same3")
     curves = [trained(arm, 128, [5], Recipe(epochs=10, batch=32))[0] for arm in arms]
     for same in curves[1:3]:
-        torch.testing.assert_close(same.loss, curves[0].loss, rtol=0, atol=1e-3)  # the card's C1
+        torch.testing.assert_close(same.loss, curves[0].loss, rtol=0, atol=1e-3)  # the record's C1
         torch.testing.assert_close(same.accuracy, curves[0].accuracy, rtol=0, atol=1e-9)
     assert (curves[3].loss - curves[0].loss).abs().max() > 0.01  # which other kernels do not
 

@@ -294,7 +294,7 @@ class Arm:
     """One model of the comparison: how its linear layers are made. Everything else is ViT."""
 
     cell: int | None
-    """Number in the card's 12-cell grid; None for fourfold's additions."""
+    """Number in our 12-cell grid, since the paper's own is not known; None for additions to it."""
     padding: Padding | None = None
     """None: ``nn.Linear``."""
     kernel: int | None = None
