@@ -546,3 +546,16 @@ def test_every_arm_by_conv2d_is_the_same_function(arm):
     for got, wanted in zip(slow(x), fast(x), strict=True):
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
     assert sum(getattr(module, "by_conv2d", False) for module in slow.modules()) > 0
+
+
+def test_with_shuffled_labels_there_is_nothing_to_learn():
+    """Accuracy comes from the samples: labels dealt out at random leave chance, 1 of 4 codes."""
+
+    def dealt(generator):
+        probe = key_recall(1408, generator=generator)
+        return probe.tokens, probe.labels[torch.randperm(1408, generator=generator)]
+
+    test = key_recall(400, generator=torch.Generator().manual_seed(1))
+    model = partial(convsharevit, "valid", p=8, tokens=6, classes=4)
+    trained = train(model, [7], dealt, (test.tokens[None], test.labels[None]), Recipe(epochs=6))
+    assert abs(float(trained.accuracy[0, -1]) - 0.25) < 0.08
