@@ -1,17 +1,12 @@
 """A chapter at run time: its record, its checked parameters, and its judge."""
 
 import html
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 from fourfold import full, ledger, parameters, records, training
-
-VERSIONS = ("torch", "numpy", "scipy", "scikit-learn")
+from fourfold.machine import machine
 
 
 @dataclass(frozen=True)
@@ -69,28 +64,6 @@ class Kept:
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict, dict]:
         face = {"kind": "data", "paper": self.paper, "name": self.name, "data": ledger.jsonable(self.data)}
         return {"text/plain": str(self)}, {"fourfold": face}
-
-
-def machine() -> dict[str, Any]:
-    """What the run log says of the machine: processor, cores, Python and library versions, time."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in VERSIONS},
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def open_chapter(slug: str, namespace: Mapping[str, Any]) -> Chapter:

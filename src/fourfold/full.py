@@ -7,6 +7,7 @@ hash of every source that its numbers came from. A source that has changed since
 import ast
 import hashlib
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from fourfold import ledger, records
 
 FULL_RUNS = records.ROOT / "data" / "full"
 SOURCE = records.ROOT / "src"
+BOOKKEEPING = {
+    f"fourfold.{room}" for room in ("benchmark", "chapter", "figures", "full", "ledger", "machine", "records")
+}
 
 
 def parameters_file(slug: str) -> str:
@@ -65,22 +69,54 @@ def _experiment(slug: str, part: str) -> str:
 def sources(slug: str) -> dict[str, str]:
     """name -> hash of everything that the chapter's numbers depend on.
 
-    The chapter's experiment, its claims' criteria, and the fourfold modules that the experiment imports,
-    directly or not; figures and this book-keeping do not change a number.
+    The chapter's experiment, its claims' criteria, and the modules of `hashes`; figures change no number.
     """
     record = records.load(slug)
-    experiment = _experiment(slug, record.part)
     criteria = json.dumps([c.model_dump(include={"id", "criteria", "controls"}) for c in record.claims])
-    texts = {"notebook": _meaning(experiment), "record": criteria}
-    waiting = _imports(experiment)
+    return hashes("notebook", _experiment(slug, record.part)) | {"record": _hash(criteria)}
+
+
+def hashes(name: str, source: str) -> dict[str, str]:
+    """name -> hash of ``source`` and of every fourfold module that it imports, directly or not.
+
+    Without the rooms that draw and keep books: they change no number.
+    """
+    texts = {name: _meaning(source)}
+    texts |= {module: _meaning(_text(module)) for module in imported(source)}
+    return {name: _hash(text) for name, text in sorted(texts.items())}
+
+
+def files(notebook: Path) -> list[str]:
+    """The source files that a page runs, relative to the project: Snakemake does not see imports."""
+    cells = jupytext.read(notebook, fmt="md:myst").cells
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    modules = {"fourfold.chapter"} | imported(f"import fourfold.chapter\n{source}", without=set())
+    return sorted(str(_module_file(module).relative_to(records.ROOT)) for module in modules)  # type: ignore[union-attr]
+
+
+def imported(source: str, without: Collection[str] = BOOKKEEPING) -> set[str]:
+    """The fourfold modules that Python source imports, directly or not, ``without`` some."""
+    found: set[str] = set()
+    waiting = _imports(source)
     while waiting:
-        name = waiting.pop()
-        if name in texts or name in ("fourfold.figures", "fourfold.full"):
-            continue
-        source = _module_file(name).read_text(encoding="utf-8")  # type: ignore[union-attr]
-        texts[name] = _meaning(source)
-        waiting |= _imports(source)
-    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in sorted(texts.items())}
+        module = waiting.pop()
+        if module not in found and module not in without:
+            found.add(module)
+            waiting |= _imports(_text(module))
+    return found
+
+
+def changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The names whose hashes differ, or that only one side has."""
+    return sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+
+
+def _text(module: str) -> str:
+    return _module_file(module).read_text(encoding="utf-8")  # type: ignore[union-attr]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def keep(slug: str, notebook: Path) -> Path:
@@ -114,6 +150,5 @@ def load(slug: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     entry = json.loads(path.read_text(encoding="utf-8"))
-    now, then = sources(slug), entry["sources"]
-    entry["stale"] = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+    entry["stale"] = changed(entry["sources"], sources(slug))
     return entry

@@ -1,0 +1,125 @@
+"""Benchmarks: contestants timed side by side in one run, and the record that a chapter judges.
+
+A time says something about a machine, a ratio of times something about the code. So contestants run in
+turns, ratios are taken within a turn, and their spread over turns is kept. ``data/benchmarks/<name>.json``
+holds the rows that ``benchmarks/<name>.py`` measured, with machine, date and a hash of every source that
+they depend on; a chapter shows and judges that record, since a live time would differ at every run.
+"""
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from fourfold import full, records
+from fourfold.machine import machine
+
+RECORDS = records.ROOT / "data" / "benchmarks"
+SCRIPTS = records.ROOT / "benchmarks"
+
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times longer one contestant takes than another: median over rounds, smallest, largest."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
+
+
+def interleaved(
+    calls: Mapping[str, Call], *, rounds: int = 15, at_least: float = 0.005, device: str = "cpu"
+) -> dict[str, list[float]]:
+    """Seconds per call of each contestant, one number a round; in a round each runs in turn.
+
+    On the CPU this is processor time, which other processes do not lengthen; on a GPU wall time between
+    synchronisations. A contestant is called as often as fills ``at_least`` seconds; one round before the
+    first is not counted. Raises ``ValueError`` for fewer than 3 rounds.
+    """
+    if rounds < 3:
+        raise ValueError(f"rounds must be >= 3, for a median with a spread, got {rounds}")
+    times = {name: seconds(call, 1, device) for name, call in calls.items()}
+    times = {name: seconds(call, 1, device) for name, call in calls.items()}
+    number = {name: max(1, math.ceil(at_least / max(once, 1e-9))) for name, once in times.items()}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            samples[name].append(seconds(call, number[name], device))
+    return samples
+
+
+def seconds(call: Call, number: int = 1, device: str = "cpu") -> float:
+    """Seconds per call over ``number`` calls in a row."""
+    gpu = device.startswith("cuda")
+    clock = time.perf_counter if gpu else time.process_time
+    if gpu:
+        torch.cuda.synchronize()
+    start = clock()
+    for _ in range(number):
+        call()
+    if gpu:
+        torch.cuda.synchronize()
+    return (clock() - start) / number
+
+
+def ratio(samples: Mapping[str, Sequence[float]], slower: str, faster: str) -> Ratio:
+    """``slower`` over ``faster`` within each round of `interleaved`."""
+    rounds = [a / b for a, b in zip(samples[slower], samples[faster], strict=True)]
+    return Ratio(statistics.median(rounds), min(rounds), max(rounds))
+
+
+def peak_memory(call: Call, device: str = "cpu") -> int:
+    """Bytes that torch allocates at the peak of one call, on top of what was there before.
+
+    From the allocation events of ``torch.profiler``; libraries' own workspaces are not seen on the CPU.
+    """
+    call()  # what is made once and kept, such as lens matrices, is no cost of a call
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        call()
+    # The profiler's own table books an allocation on its operator; only the raw events keep the order.
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def keep(name: str, rows: Sequence[Mapping[str, Any]], **about: Any) -> Path:
+    """Write ``data/benchmarks/<name>.json``: the rows of this run, its machine and the sources' hashes."""
+    entry = {**machine(), **about, "sources": _sources(name), "rows": list(rows)}
+    path = RECORDS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(entry, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def load(name: str) -> dict[str, Any] | None:
+    """The recorded run with ``stale``: names of sources that changed since; None if there is none."""
+    path = RECORDS / f"{name}.json"
+    if not path.is_file():
+        return None
+    entry = json.loads(path.read_text(encoding="utf-8"))
+    entry["stale"] = full.changed(entry["sources"], _sources(name))
+    return entry
+
+
+def _sources(name: str) -> dict[str, str]:
+    return full.hashes("script", (SCRIPTS / f"{name}.py").read_text(encoding="utf-8"))
