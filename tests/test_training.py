@@ -1,10 +1,11 @@
 """Training: an ensemble is its members trained alone, a run repeats bit for bit, and divergence scores 0."""
 
+from functools import partial
 from math import inf, nan
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
 from torch.optim.lr_scheduler import OneCycleLR
 
 from fourfold.attention import ViT
@@ -72,6 +73,24 @@ def test_an_ensemble_is_each_member_trained_alone(dtype):
     assert together.seeds == SEEDS
     for index, seed in enumerate(SEEDS):
         assert_same(trained((seed,), dtype=dtype), together, slice(index, index + 1), **PRECISION[dtype])
+
+
+class Noisy(torch.nn.Linear):
+    """A model with a generator of its own, which ``vmap`` cannot map."""
+
+    def __init__(self):
+        super().__init__(6, 3)
+        self.generator = torch.Generator().manual_seed(torch.initial_seed())
+
+    def forward(self, x):
+        return super().forward(x.mean(1)) + torch.randn((), generator=self.generator, dtype=x.dtype)
+
+
+def test_members_may_run_in_turn_each_with_its_own_noise():
+    assert_same(trained(together=False), trained(), **PRECISION[torch.float64])
+    both = trained(make=Noisy, together=False)
+    assert not torch.equal(both.loss[0], both.loss[1])
+    assert_same(trained((7,), make=Noisy, together=False), both, slice(2, 3))
 
 
 @pytest.mark.parametrize(("batch", "epochs"), [(16, 3), (40, 1), (64, 2), (1, 1)])
@@ -305,5 +324,104 @@ REFUSED = [
 
 @pytest.mark.parametrize(("call", "message"), REFUSED)
 def test_bad_input_is_refused_with_the_numbers(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# --- other losses and targets -----------------------------------------------------------------------------
+
+
+class Spectral(torch.nn.Module):
+    """Grouped convolutions, norms, an FFT gate, and a buffer that is no state."""
+
+    def __init__(self, out: int):
+        super().__init__()
+        self.lift = torch.nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = torch.nn.GroupNorm(1, 4)
+        self.depthwise = torch.nn.Conv2d(4, 4, 3, padding=1, groups=4)
+        self.gate = torch.nn.Parameter(torch.randn(4, 6, 4, 2) * 0.1 + 1)
+        self.rows = torch.nn.LayerNorm(6)
+        self.head = torch.nn.Conv2d(4, out, 1)
+        self.register_buffer("gain", torch.ones(()), persistent=False)
+
+    def forward(self, x):
+        z = self.depthwise(self.norm(self.lift(x))) * self.gain
+        z = torch.fft.irfft2(torch.fft.rfft2(z) * torch.view_as_complex(self.gate), s=z.shape[-2:])
+        return self.head(self.rows(z).relu())
+
+
+def squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (outputs - targets).square().flatten(1).mean(1)
+
+
+def pixels_right(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (outputs.argmax(2) == targets).double().flatten(1).mean(1)
+
+
+WEIGHTS = torch.tensor([1.0, 4.0], dtype=torch.float64)
+TASKS = {
+    "regression": (1, lambda x: x.roll(1, -1) + x, mse_loss, squared_error),
+    "segmentation": (
+        2,
+        lambda x: (x[:, 0] > 0.5).long(),
+        partial(cross_entropy, weight=WEIGHTS),
+        pixels_right,
+    ),
+}
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "constant"])
+@pytest.mark.parametrize("task", TASKS)
+def test_regression_and_segmentation_are_the_plain_loop_too(task, schedule):
+    out, target, loss, score = TASKS[task]
+    train_x, test_x = (
+        torch.randn(n, 1, 6, 6, dtype=torch.float64, generator=stream(0, purpose))
+        for n, purpose in ((20, "train images"), (30, "test images"))
+    )
+    draw = shuffled(train_x, target(train_x))
+    test = repeated((test_x, target(test_x)), 2)
+    recipe = Recipe(25, 8, lr=1e-2, weight_decay=0, schedule=schedule)
+    ours = train(lambda: Spectral(out), (3, 4), draw, test, recipe, loss=loss, score=score)
+    assert ours.score.shape == (2, 25)
+    for index, seed in enumerate((3, 4)):
+        with seeded(seed):
+            model = Spectral(out).double()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        cycle = OneCycleLR(optimizer, 1e-2, total_steps=75) if schedule == "one-cycle" else None
+        generator, losses = stream(seed, "train"), []
+        for _ in range(25):
+            for x, y in zip(*(part.split(8) for part in draw(generator)), strict=True):
+                losses.append(loss(model(x), y))
+                optimizer.zero_grad()
+                losses[-1].backward()
+                optimizer.step()
+                if cycle:
+                    cycle.step()
+        torch.testing.assert_close(ours.loss[index], torch.stack(losses).detach(), rtol=0, atol=1e-8)
+        last = score(model(test_x)[None], target(test_x)[None])
+        torch.testing.assert_close(ours.score[index, -1:], last.detach(), rtol=0, atol=1e-8)
+    gain = ours.score[:, -1] - ours.score[:, 0]
+    assert (gain > 0.1).all() if task == "segmentation" else (gain < -0.3).all()
+
+
+OTHER_MEASURES = [
+    (
+        lambda: trained(loss=partial(cross_entropy, reduction="none")),
+        r"loss must be .*\(4,\), got .*\(4, 16\)",
+    ),
+    (
+        lambda: trained(score=lambda outputs, y: accuracy(outputs, y).mean()),
+        r"score must be .*\(4,\), got .*\(\)",
+    ),
+    (lambda: Recipe(1, schedule="cosine"), "schedule must be 'one-cycle' or 'constant', got 'cosine'"),
+    (
+        lambda: shuffled(torch.zeros(4, 2), torch.zeros(3, 2)),
+        r"one target per input, got \(4, 2\) and \(3, 2\)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), OTHER_MEASURES)
+def test_measures_that_do_not_fit_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,7 +26,10 @@ TEST_BATCH = 512
 """Test images per forward pass, which bounds the memory that attention maps take."""
 
 Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]
-"""Makes the training data of one epoch: inputs (n, ...) and labels (n,)."""
+"""Makes the training data of one epoch: inputs (n, ...) and targets (n, ...), such as labels (n,)."""
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""Compares what a model returns with the targets; see ``train`` for the shapes."""
 
 
 def deterministic() -> None:
@@ -62,17 +67,19 @@ def stream(seed: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
-def shuffled(inputs: Tensor, labels: Tensor) -> Draw:
-    """A fixed data set, (n, ...) and (n,), as ``train`` draws it: all of it, each epoch in a new order.
+def shuffled(inputs: Tensor, targets: Tensor) -> Draw:
+    """A fixed data set, (n, ...) and (n, ...), as ``train`` draws it: all of it, each epoch in a new order.
 
-    Raises ``ValueError`` if there is not one label per input.
+    Raises ``ValueError`` if there is not one target per input.
     """
-    if len(inputs) != len(labels):
-        raise ValueError(f"expected one label per input, got {tuple(inputs.shape)} and {tuple(labels.shape)}")
+    if len(inputs) != len(targets):
+        raise ValueError(
+            f"expected one target per input, got {tuple(inputs.shape)} and {tuple(targets.shape)}"
+        )
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        order = torch.randperm(len(labels), generator=generator)
-        return inputs[order], labels[order]
+        order = torch.randperm(len(targets), generator=generator)
+        return inputs[order], targets[order]
 
     return draw
 
@@ -104,12 +111,17 @@ def epochs_to(accuracies: Tensor, level: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Recipe:
-    """AdamW under a one-cycle learning rate (Smith and Topin, arXiv 1708.07120) that peaks at ``lr``."""
+    """AdamW; its learning rate runs one cycle (Smith and Topin, arXiv 1708.07120) that peaks at ``lr``.
+
+    ``schedule="constant"`` stays at ``lr`` instead, and Adam's momentum, which a cycle moves, at 0.9. Without
+    weight decay AdamW is Adam.
+    """
 
     epochs: int
     batch: int = 64
     lr: float = 2e-3
     weight_decay: float = 1e-4
+    schedule: Literal["one-cycle", "constant"] = "one-cycle"
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for what cannot be trained with."""
@@ -120,6 +132,8 @@ class Recipe:
             raise ValueError(f"lr must be > 0, got {self.lr}")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
+        if self.schedule not in ("one-cycle", "constant"):
+            raise ValueError(f"schedule must be 'one-cycle' or 'constant', got {self.schedule!r}")
 
 
 @dataclass(frozen=True)
@@ -129,12 +143,17 @@ class Trained:
     seeds: tuple[int, ...]
     loss: Tensor
     """Training loss of each step, (seeds, steps)."""
-    accuracy: Tensor
-    """Test accuracy after each epoch, (seeds, epochs)."""
+    score: Tensor
+    """Score on the test set after each epoch, (seeds, epochs)."""
     parameters: dict[str, Tensor]
     """Final parameters, each (seeds, *shape)."""
     architecture: nn.Module
     """The module that the parameters belong to; its own values mean nothing."""
+
+    @property
+    def accuracy(self) -> Tensor:
+        """``score`` by the name of what it is unless ``train`` was given another one."""
+        return self.score
 
     def member(self, index: int) -> nn.Module:
         """The trained model of ``seeds[index]``, a module of its own, ready to be called."""
@@ -150,25 +169,37 @@ def train(
     test: tuple[Tensor, Tensor],
     recipe: Recipe,
     *,
+    loss: Measure = cross_entropy,
+    score: Measure = accuracy,
+    together: bool = True,
     label: str = "",
 ) -> Trained:
-    """Train ``make()`` once per seed on cross-entropy, all seeds together.
+    """Train ``make()`` once per seed, all seeds together; by default a classifier on cross-entropy.
 
     ``draw`` makes the training data of one member and one epoch from that member's generator,
-    ``stream(seed, "train")``: inputs (n, ...) and labels (n,), the same n each time, used once and in that
-    order; the last batch may be smaller. ``shuffled`` makes one from a fixed data set. ``test`` holds inputs
-    (seeds, m, ...) and labels (seeds, m), one set per member; ``expand`` shares a set without a copy.
-    The dtype of the test inputs is the dtype of the training; initial weights are drawn in torch's default
-    dtype, so that every precision starts from the same point. The model returns logits, or a tuple that
-    starts with them. A progress bar named ``label`` shows on a terminal.
-    Raises ``ValueError`` for no seeds, for test data that are not one row per seed, for an empty set, and for
-    a model that keeps state besides its parameters, such as running averages.
+    ``stream(seed, "train")``: inputs (n, ...) and targets (n, ...), the same n each time, used once and in
+    that order; the last batch may be smaller. ``shuffled`` makes one from a fixed data set. ``test`` holds
+    inputs (seeds, m, ...) and targets (seeds, m, ...), one set per member; ``expand`` shares a set without a
+    copy. Targets are labels (n,), label maps (n, height, width), or whatever ``loss`` and ``score`` take:
+
+    - ``loss``: what the model returns for a batch of one member, (batch, ...), and the targets of that batch
+      -> a scalar. Weighted classes: ``functools.partial(cross_entropy, weight=...)``.
+    - ``score``: recorded after each epoch; what the models return for the whole test set, (seeds, m, ...),
+      and its targets, (seeds, m, ...) -> (seeds,). It need not be differentiable.
+
+    The dtypes of the test set are the dtypes of the training; initial weights are drawn in torch's default
+    dtype, so that every precision starts from the same point. The model returns a tensor, such as logits, or
+    a tuple that starts with it. ``together=False`` runs the members in turn, each in its own module, for what
+    ``vmap`` cannot map, such as noise from a generator. A progress bar named ``label`` shows on a terminal.
+    Raises ``ValueError`` for no seeds, for test data that are not one row per seed, for an empty set, for a
+    model that keeps state besides its parameters, such as running averages, and for a ``loss`` or ``score``
+    that is not one number per member.
     """
     x_test, y_test = test
-    if len(x_test) != len(seeds) or x_test.shape[:2] != y_test.shape or not y_test.numel():
+    if len(x_test) != len(seeds) or x_test.shape[:2] != y_test.shape[:2] or not y_test.numel():
         raise ValueError(
-            f"expected test inputs (seeds, m >= 1, ...), labels (seeds, m), for {len(seeds)} seeds (>= 1), "
-            f"got {tuple(x_test.shape)} and {tuple(y_test.shape)}"
+            f"expected test inputs (seeds, m >= 1, ...), targets (seeds, m, ...), "
+            f"for {len(seeds)} seeds (>= 1), got {tuple(x_test.shape)} and {tuple(y_test.shape)}"
         )
     models = [_build(make, seed).to(x_test) for seed in seeds]
     generators = [stream(seed, "train") for seed in seeds]
@@ -177,45 +208,60 @@ def train(
     if state := architecture.state_dict().keys() - parameters.keys():
         raise ValueError(f"a model must keep no state but parameters, got {', '.join(sorted(state))}")
 
-    def logits(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-        output = functional_call(architecture, weights, (x,))
-        return output if isinstance(output, Tensor) else output[0]
+    def output(model: nn.Module, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        returned = functional_call(model, weights, (x,))
+        return returned if isinstance(returned, Tensor) else returned[0]
 
-    def member_loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return cross_entropy(logits(weights, x), y)
+    def member_loss(model: nn.Module, weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return loss(output(model, weights, x), y)
+
+    def each(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
+        if together:
+            return vmap(partial(function, architecture))(parameters, *batches)
+        weights = ({name: value[i] for name, value in parameters.items()} for i in range(len(models)))
+        return torch.stack([function(*member) for member in zip(models, weights, *batches, strict=True)])
 
     optimizer = torch.optim.AdamW(
         parameters.values(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
     )
     schedule = None
-    losses, accuracies = [], []
+    losses, scores = [], []
     for _ in tqdm(range(recipe.epochs), desc=label, unit="epoch", disable=None):
         drawn = [draw(generator) for generator in generators]
         inputs = torch.stack([x for x, _ in drawn]).to(x_test)
-        labels = torch.stack([y for _, y in drawn]).to(y_test)
-        if not labels.numel():
+        targets = torch.stack([y for _, y in drawn]).to(y_test)
+        if not targets.numel():
             raise ValueError(f"draw must make at least one sample, got inputs {tuple(inputs.shape)}")
-        batches = list(zip(inputs.split(recipe.batch, 1), labels.split(recipe.batch, 1), strict=True))
-        if schedule is None:
+        batches = list(zip(inputs.split(recipe.batch, 1), targets.split(recipe.batch, 1), strict=True))
+        if schedule is None and recipe.schedule == "one-cycle":
             schedule = OneCycleLR(optimizer, recipe.lr, total_steps=recipe.epochs * len(batches))
         for x, y in batches:
-            loss = vmap(member_loss)(parameters, x, y)
+            step_loss = _one_per_member("loss", each(member_loss, x, y), seeds)
             optimizer.zero_grad()
             # The gradient of the sum is each member's own gradient: no weight is shared.
-            loss.sum().backward()
+            step_loss.sum().backward()
             optimizer.step()
-            schedule.step()
-            losses.append(loss.detach())
+            if schedule is not None:
+                schedule.step()
+            losses.append(step_loss.detach())
         with torch.no_grad():
-            scores = [vmap(logits)(parameters, x) for x in x_test.split(TEST_BATCH, dim=1)]
-        accuracies.append(accuracy(torch.cat(scores, dim=1), y_test))
+            outputs = torch.cat([each(output, x) for x in x_test.split(TEST_BATCH, 1)], 1)
+            scores.append(_one_per_member("score", score(outputs, y_test), seeds))
     return Trained(
         seeds=tuple(seeds),
         loss=torch.stack(losses, dim=1),
-        accuracy=torch.stack(accuracies, dim=1),
+        score=torch.stack(scores, dim=1),
         parameters={name: value.detach() for name, value in parameters.items()},
         architecture=architecture,
     )
+
+
+def _one_per_member(name: str, values: Tensor, seeds: Sequence[int]) -> Tensor:
+    if values.shape != (len(seeds),):
+        raise ValueError(
+            f"{name} must be one number per member, ({len(seeds)},), got shape {tuple(values.shape)}"
+        )
+    return values
 
 
 def _build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
