@@ -18,10 +18,12 @@ from fourfold.datasets import (
     CIFAR100_URL,
     CODES,
     Images,
+    cifar10,
     cifar100,
     content_selection,
     digits,
     key_recall,
+    read_cifar10,
     read_cifar100,
 )
 
@@ -211,6 +213,25 @@ def test_cifar100_records_are_parsed(tmp_path):
         assert np.array_equal(part.images.flatten(1).numpy(), pixels)
 
 
+def test_cifar10_has_one_label_and_five_files_of_training(tmp_path):
+    def batch(first):
+        return b"".join(bytes([label]) + bytes([10 * label] * 3072) for label in (first, first + 1))
+
+    path = tmp_path / "b.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        for name, first in [*((f"data_batch_{i}", i) for i in range(1, 6)), ("test_batch", 7)]:
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}.bin")
+            member.size = 2 * 3073
+            tar.addfile(member, io.BytesIO(batch(first)))
+    train, test = read_cifar10(path)
+    assert train.labels.tolist() == [1, 2, 2, 3, 3, 4, 4, 5, 5, 6]
+    assert test.labels.tolist() == [7, 8]
+    assert train.images.shape == (10, 3, 32, 32)
+    assert torch.equal(train.images[:, 2, 31, 31].long(), 10 * train.labels)
+    with pytest.raises(ValueError, match=r"expected cifar-100-binary/train\.bin in the archive"):
+        read_cifar100(path)
+
+
 @pytest.mark.parametrize("share", [0, 0.3, 0.9])
 def test_a_truncated_download_is_refused(tmp_path, share):
     path = archive(tmp_path / "a.tar.gz", train=records(5), test=records(2))
@@ -262,6 +283,15 @@ def test_without_network_the_error_says_what_to_put_where(tmp_path, monkeypatch,
     for part in (CIFAR100_URL, CIFAR100_MD5, str(tmp_path / "cifar-100-binary.tar.gz")):
         assert part in str(caught.value)
     assert isinstance(caught.value.__cause__, error)
+
+
+def test_cifar10_is_asked_for_by_its_own_sum(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise ConnectionError
+
+    monkeypatch.setattr(pooch, "retrieve", refuse)
+    with pytest.raises(OSError, match=r"CIFAR-10 is not here .*cifar-10-binary\.tar\.gz \(md5 c32a"):
+        cifar10(tmp_path)
 
 
 @pytest.mark.parametrize("already_there", [False, True])
