@@ -1,0 +1,50 @@
+"""How the times of four token mixers grow with the number of tokens: AFF, attention, two convolutions.
+
+One image of 32 channels, forward pass without gradients, one thread; the mixers of one size take turns. Each
+row is one mixer on one size: the median of its rounds in seconds, the smallest and the largest.
+"""
+
+import statistics
+from functools import partial
+
+import torch
+from torch import nn
+
+from fourfold import benchmark, training
+from fourfold.frequency import affnet
+
+CHANNELS = 32
+SIDES = (16, 20, 24, 28, 32, 40, 48, 64)
+ROUNDS = 5
+
+
+def mixers(side: int) -> dict[str, nn.Module]:
+    """The contestants on a map of side x side."""
+    return {
+        "aff": affnet.AFFMixer(CHANNELS),
+        "attention": affnet.SelfAttention(CHANNELS),
+        "global": affnet.GlobalDepthwise(CHANNELS, side, side),
+        "local": nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, groups=CHANNELS),
+    }
+
+
+def main() -> None:
+    """Measure, print and keep."""
+    training.deterministic()
+    rows = []
+    for side in SIDES:
+        x = torch.randn(1, CHANNELS, side, side, generator=training.stream(0, "map"))
+        with training.seeded(0):
+            contestants = mixers(side)
+        with torch.no_grad():
+            calls = {name: partial(mixer, x) for name, mixer in contestants.items()}
+            samples = benchmark.interleaved(calls, rounds=ROUNDS, at_least=0.05)
+        for name, times in samples.items():
+            row = {"mixer": name, "side": side, "seconds": statistics.median(times)}
+            rows.append({**row, "low": min(times), "high": max(times)})
+            print(f"{name:>10} {side:3d}: {1e3 * row['seconds']:8.3f} ms")
+    print(benchmark.keep("affnet", rows, channels=CHANNELS, rounds=ROUNDS).name)
+
+
+if __name__ == "__main__":
+    main()
