@@ -139,14 +139,14 @@ class Bench:
         self.space = [transfer_function(n, self.pitch, wavelength, focal + off, exact=exact) for off in dz]
 
     def _warn_if_not_paraxial(self, wavelength: float, focal: float) -> None:
-        """Compare the next term of the square root's series, pi/4 wavelength^3 z nu^4, with a quarter wave."""
+        """Compare the next term of the root's series, pi/4 wavelength^3 z nu^4, with a quarter wave."""
         wrong = math.pi * wavelength**3 * focal / (16 * float(self.pitch) ** 4)
         if wrong > math.pi / 2:
             enough = wavelength * self.n**2 / 8
+            pitch, waves = float(self.pitch) * 1e6, wrong / (2 * math.pi)
             warnings.warn(
-                f"a bench of n = {self.n} pixels of {float(self.pitch) * 1e6:.2f} um with focal = {focal:g} m "
-                f"is not paraxial: Fresnel's phase is off by {wrong / (2 * math.pi):.1f} waves in the corner of "
-                f"the spectrum; use focal >= {enough:.2g} m, or exact=True to see what it does",
+                f"a bench of n = {self.n} pixels of {pitch:.2f} um with focal = {focal:g} m is not paraxial: "
+                f"Fresnel's phase is off by {waves:.1f} waves in the corner of the spectrum; use focal >= {enough:.2g} m, or exact=True to see what it does",
                 ParaxialWarning,
                 stacklevel=3,
             )
@@ -174,8 +174,8 @@ class Bench:
     def run(self, image: Tensor, kernel: Tensor) -> Tensor:
         """The field on the camera, (..., n, n): image convolved with kernel on a circle, turned, times -1.
 
-        ``image``: (..., h, w), amplitudes on the display. ``kernel``: (..., k, k), complex or real; its middle
-        pixel (k // 2, k // 2) is its origin. Raises ``ValueError`` if one of them does not fit on the plane.
+        ``image``: (..., h, w), amplitudes on the display. ``kernel``: (..., k, k), complex or real; its pixel
+        (k // 2, k // 2) is its origin. Raises ``ValueError`` if one of them does not fit on the plane.
         """
         *_, (_, field) = self.planes(image, kernel)
         return field
