@@ -119,13 +119,13 @@ def forward(layer: Layer, x: Tensor, weight: Tensor) -> benchmark.Call:
 
 
 def training_step(layer: Layer, x: Tensor, weight: Tensor) -> benchmark.Call:
-    """One forward and backward pass; gradients of images and kernels."""
+    """One forward and backward pass."""
     x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
     return lambda: torch.autograd.grad(layer(x, weight).sum(), (x, weight))
 
 
 def race(layers: dict[str, Layer], shape: tuple[int, ...], device: str) -> dict:
-    """Errors, milliseconds and peak MB of each contestant on one layer shape, and ratios to ours, the first."""
+    """Errors, milliseconds, peak MB of each contestant on one layer, and ratios to the first, ours."""
     batch, channels, out, k, n = shape
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(batch, channels, n, n, generator=generator).to(device)
@@ -148,12 +148,13 @@ def race(layers: dict[str, Layer], shape: tuple[int, ...], device: str) -> dict:
                 "ratio": [spread.median, spread.low, spread.high],
                 "mb": memory[name] / 1e6,
             }
-        print(f"{shape} {kind:>8}:", *(f"{n} {benchmark.ratio(samples, n, first)}" for n in layers))
+        ratios = (f"{name} {benchmark.ratio(samples, name, first)}" for name in layers)
+        print(f"{shape} {kind:>8}:", *ratios)
     return row
 
 
 def single(device: str) -> float:
-    """optnn's error with one image, one channel, one kernel of 5 x 5: there it is right, so the race is fair."""
+    """optnn's error with one image, channel and kernel, where it is right: so the race is a fair one."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, 1, 16, 16, generator=generator).to(device)
     weight = torch.randn(1, 1, 5, 5, generator=generator).to(device)

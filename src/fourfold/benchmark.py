@@ -83,8 +83,8 @@ def ratio(samples: Mapping[str, Sequence[float]], slower: str, faster: str) -> R
 def peak_memory(call: Call, device: str = "cpu") -> int:
     """Bytes that torch allocates at the peak of a first call, on top of what was there before.
 
-    What a first call makes and keeps counts, so call it before timing. On the CPU from the allocation events of
-    ``torch.profiler``, which do not see libraries' own workspaces.
+    What a first call makes and keeps counts, so call it before timing. On the CPU from the allocation events
+    of ``torch.profiler``, which do not see libraries' own workspaces.
     """
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()

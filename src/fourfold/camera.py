@@ -48,7 +48,7 @@ class Noise:
             )
         for name in (field.name for field in fields(self) if field.name.endswith("_bits")):
             bits = getattr(self, name)
-            if bits is not None and not (isinstance(bits, int) and 1 <= bits <= MAX_BITS):
+            if bits is not None and not (type(bits) is int and 1 <= bits <= MAX_BITS):
                 raise ValueError(f"{name} must be an integer in 1..{MAX_BITS}, or None, got {bits!r}")
 
 
@@ -64,7 +64,7 @@ def quantise(x: Tensor, bits: int | None, full: float = 1.0) -> Tensor:
         return x
     step = full / (2**bits - 1)
     shown = (x / step).round().clamp(0, 2**bits - 1) * step
-    return x + (shown - x).detach()
+    return shown.detach() + (x - x.detach())
 
 
 def quantise_filter(spectrum: Tensor, bits: int | None) -> Tensor:
@@ -77,7 +77,7 @@ def quantise_filter(spectrum: Tensor, bits: int | None) -> Tensor:
     turn = 2 * math.pi / 2**bits
     angle = (spectrum.angle() / turn).round() * turn
     shown = torch.polar(quantise(spectrum.abs(), bits), angle)
-    return spectrum + (shown - spectrum).detach()
+    return shown.detach() + (spectrum - spectrum.detach())
 
 
 def expose(

@@ -74,6 +74,7 @@ def fft_conv2d(
     Raises ``ValueError`` for shapes that make no convolution.
     """
     y_axis, x_axis, weight = _prepare(x, weight, padding, dilation, groups)
+    _check_finish(len(weight), bias, stride)
     if max(y_axis.plane, x_axis.plane) <= MATRIX_LENS:
         transform, inverse = _matrix_spectrum, _matrix_field
     else:
@@ -110,10 +111,10 @@ def optical_conv2d(
     """
     _one_of("mode", mode, MODES)
     _one_of("signed", signed, SIGNED)
+    _check_camera(mode, noise)
+    _check_finish(len(weight), bias, stride)
     geometry: dict[str, Any] = {"padding": padding, "dilation": dilation, "groups": groups}
     if mode == "exact":
-        if noise != IDEAL:
-            raise ValueError(f"mode must be 'pm', 'offset' or 'reference' for {noise}, got 'exact'")
         return fft_conv2d(x, weight, bias, stride=stride, **geometry)
     if signed is None and x.numel() and (lowest := float(x.detach().min())) < 0:
         raise ValueError(
@@ -147,6 +148,7 @@ class OpticalConv2d(nn.Conv2d):
     ):
         _one_of("mode", mode, MODES)
         _one_of("signed", signed, SIGNED)
+        _check_camera(mode, noise)
         # torch would refuse "full"; what it makes of the padding is not used.
         known = "valid" if padding == "full" else padding
         super().__init__(in_channels, out_channels, kernel_size, stride, known, *args, **kwargs)
@@ -173,7 +175,10 @@ class OpticalConv2d(nn.Conv2d):
 
     def extra_repr(self) -> str:
         """As ``nn.Conv2d``'s, with what the bench adds."""
-        return f"{super().extra_repr()}, mode={self.mode!r}, signed={self.signed!r}, noise={self.noise}"
+        geometry = super().extra_repr()
+        if self.light_padding == "full":
+            geometry = geometry.replace("padding=valid", "padding=full")
+        return f"{geometry}, mode={self.mode!r}, signed={self.signed!r}, noise={self.noise}"
 
 
 def optical_passes(
@@ -246,15 +251,21 @@ def _prepare(
         )
     if x.dtype != weight.dtype or x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"x and weight must both be float32 or float64, got {x.dtype} and {weight.dtype}")
-    spread = _pair(dilation)
-    if min(spread) < 1:
-        raise ValueError(f"dilation must be >= 1, got {dilation}")
+    if not (x.numel() and weight.numel()):
+        raise ValueError(f"x and weight must not be empty, got {tuple(x.shape)} and {tuple(weight.shape)}")
+    spread = _pair("dilation", dilation)
     if spread != (1, 1):
         size = [(taps - 1) * gap + 1 for taps, gap in zip(weight.shape[-2:], spread, strict=True)]
         dark = weight.new_zeros(*weight.shape[:2], *size)
         dark[..., :: spread[0], :: spread[1]] = weight
         weight = dark
-    both = (padding, padding) if isinstance(padding, str) else _pair(padding)
+    both = (
+        tuple(padding)
+        if isinstance(padding, Sequence) and not isinstance(padding, str)
+        else (padding, padding)
+    )
+    if len(both) != 2:
+        raise ValueError(f"padding must be one or two integers, 'same', 'valid' or 'full', got {padding!r}")
     axes = (
         _axis(name, image, kernel, dark_pixels)
         for name, image, kernel, dark_pixels in zip(
@@ -266,15 +277,27 @@ def _prepare(
 
 def _finish(camera: Tensor, bias: Tensor | None, stride: Pair) -> Tensor:
     """Keep every stride-th pixel, and add the bias."""
-    rows, columns = _pair(stride)
-    if min(rows, columns) < 1:
-        raise ValueError(f"stride must be >= 1, got {stride}")
+    rows, columns = _pair("stride", stride)
     camera = camera[..., ::rows, ::columns]
     return camera if bias is None else camera + bias[:, None, None]
 
 
-def _pair(value: Pair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else value
+def _pair(name: str, value: Pair) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(v, int) and v >= 1 for v in pair):
+        raise ValueError(f"{name} must be one or two integers >= 1, got {value}")
+    return pair
+
+
+def _check_finish(kernels: int, bias: Tensor | None, stride: Pair) -> None:
+    _pair("stride", stride)
+    if bias is not None and bias.shape != (kernels,):
+        raise ValueError(f"bias must be of shape ({kernels},), one for each kernel, got {tuple(bias.shape)}")
+
+
+def _check_camera(mode: Mode, noise: Noise) -> None:
+    if mode == "exact" and noise != IDEAL:
+        raise ValueError(f"mode must be 'pm', 'offset' or 'reference' for {noise}, got 'exact'")
 
 
 def _one_of(name: str, value: str | None, allowed: tuple[str | None, ...]) -> None:
@@ -286,6 +309,7 @@ def _one_of(name: str, value: str | None, allowed: tuple[str | None, ...]) -> No
 
 
 @cache
+@torch.inference_mode(False)
 def _lens(plane: int, frequencies: int, pixels: range, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The first lens along one axis, exp(-2 pi i f x / plane): (frequencies, pixels)."""
     f, x = torch.arange(frequencies)[:, None], torch.tensor(pixels)
@@ -295,6 +319,7 @@ def _lens(plane: int, frequencies: int, pixels: range, dtype: torch.dtype, devic
 
 
 @cache
+@torch.inference_mode(False)
 def _real_lens(
     plane: int, frequencies: int, pixels: range, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
@@ -304,6 +329,7 @@ def _real_lens(
 
 
 @cache
+@torch.inference_mode(False)
 def _second_lens(plane: int, half: bool, pixels: range, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The second lens, its picture upright: (pixels, frequencies); ``half`` of them for a real field."""
     frequencies = plane // 2 + 1 if half else plane
@@ -384,10 +410,15 @@ class _Camera(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
-        inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+        x, weight = (
+            tensor.detach().requires_grad_(needed)
+            for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
+        )
         with torch.enable_grad():
-            ideal = fft_conv2d(*inputs, **ctx.geometry)
-        return *torch.autograd.grad(ideal, inputs, gradient), None, None, None, None, None
+            ideal = fft_conv2d(x, weight, **ctx.geometry)
+        wanted = [tensor for tensor in (x, weight) if tensor.requires_grad]
+        found = dict(zip(map(id, wanted), torch.autograd.grad(ideal, wanted, gradient), strict=True))
+        return found.get(id(x)), found.get(id(weight)), None, None, None, None, None
 
 
 def _read_out(
@@ -401,7 +432,7 @@ def _read_out(
     y_axis, x_axis, weight = _prepare(x, weight, **geometry)
     size = weight.shape[1:]
     # Transposed as a matrix, which is fast, and only then as a picture: (g i) x y o.
-    kernels = weight.view(groups, -1, size.numel()).mT.contiguous()
+    kernels = weight.reshape(groups, -1, size.numel()).mT.contiguous()
     kernels = kernels.view(-1, *size[1:], kernels.shape[-1]).transpose(1, 2)
     out = kernels.shape[-1]
     if mode == "pm":
@@ -463,6 +494,7 @@ def _or_one(x: Tensor) -> Tensor:
 
 
 @cache
+@torch.inference_mode(False)
 def _pass_lenses(
     x_axis: _Axis, image: int, kernel: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -542,7 +574,8 @@ def _scratch(purpose: str, shape: Sequence[int], like: Tensor) -> Tensor:
         return like.new_empty(shape)
     key = (purpose, like.dtype, like.device)
     if key not in _MEMORY.held or _MEMORY.held[key].numel() < size:
-        _MEMORY.held[key] = like.new_empty(size)
+        with torch.inference_mode(False):  # a later call may be one that trains
+            _MEMORY.held[key] = torch.empty(size, dtype=like.dtype, device=like.device)
     return _MEMORY.held[key][:size].view(*shape)
 
 

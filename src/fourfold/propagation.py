@@ -49,8 +49,9 @@ def transfer_function(
         return _phasor(-torch.pi * wavelength * distance * squared)
     cosine = 1 - wavelength**2 * squared
     travels = cosine > 0
-    phase = 2 * torch.pi * distance / wavelength * (torch.where(travels, cosine, 1).sqrt() - 1)
-    return _phasor(phase) * travels
+    # sqrt(c) - 1 without taking nearly equal numbers from one another.
+    root = torch.where(travels, cosine, 1).sqrt()
+    return _phasor(-2 * torch.pi * wavelength * distance * squared / (1 + root)) * travels
 
 
 def lens_phase(n: int, pitch: Length, wavelength: Length, focal: Length) -> Tensor:
@@ -60,7 +61,8 @@ def lens_phase(n: int, pitch: Length, wavelength: Length, focal: Length) -> Tens
 
 def aperture(n: int, pitch: Length, radius: Length) -> Tensor:
     """A round stop: (n, n), 1 inside, 0 outside, and in between what part of a pixel's width is open."""
-    return ((_length(radius) - _squared_radius(n, pitch).sqrt()) / pitch + 0.5).clamp(0, 1)
+    # In pixels, where the root at the middle meets no gradient.
+    return (_length(radius) / pitch - _squared_radius(n, 1.0).sqrt() + 0.5).clamp(0, 1)
 
 
 def embed(picture: Tensor, n: int) -> Tensor:
@@ -113,61 +115,74 @@ class Bench:
         shift: tuple[Length, Length] = (0.0, 0.0),
         dtype: torch.dtype = torch.complex128,
     ):
-        if n % 2 or not 8 <= n <= 4096:
+        if not isinstance(n, int) or n % 2 or not 8 <= n <= 4096:
             hint = (
                 f"; take n = {n + 1}, since a lens centred on a pixel is a DFT only for even n"
-                if n % 2
+                if n % 2 and 7 <= n < 4096
                 else ""
             )
             raise ValueError(f"n must be even and in 8..4096, got {n}{hint}")
         lengths = {"wavelength": wavelength, "focal": focal, "pitch": pitch, "pupil": pupil}
         for name, length in lengths.items():
-            if length is not None and not 0 < float(length) < math.inf:
-                raise ValueError(f"{name} must be > 0 m and finite, got {float(length):g}")
+            if length is not None and not 0 < _number(length) < math.inf:
+                raise ValueError(f"{name} must be > 0 m and finite, got {_number(length):g}")
+        for name, several, expected in (("dz", dz, 4), ("shift", shift, 2)):
+            if len(several) != expected:
+                raise ValueError(f"{name} must have {expected} numbers, got {len(several)}")
         for off in dz:
-            if not abs(float(off)) < float(focal):
-                raise ValueError(f"dz must be smaller than focal = {float(focal):g} m, got {float(off):g}")
+            if not abs(_number(off)) < _number(focal):
+                raise ValueError(
+                    f"dz must be smaller than focal = {_number(focal):g} m, got {_number(off):g}"
+                )
+        for off in shift:
+            if not math.isfinite(_number(off)):
+                raise ValueError(f"shift must be finite, got {_number(off):g}")
         if dtype not in (torch.complex64, torch.complex128):
             raise ValueError(f"dtype must be complex64 or complex128, got {dtype}")
         self.n, self.shift, self.dtype = n, shift, dtype
         self.pitch = critical_pitch(n, wavelength, focal) if pitch is None else _length(pitch)
         if not exact:
-            self._warn_if_not_paraxial(float(wavelength), float(focal))
+            self._warn_if_not_paraxial(_number(wavelength), _number(focal), pitch is None)
         self.lens = lens_phase(n, self.pitch, wavelength, focal)
         if pupil is not None:
             self.lens = self.lens * aperture(n, self.pitch, pupil)
         self.space = [transfer_function(n, self.pitch, wavelength, focal + off, exact=exact) for off in dz]
 
-    def _warn_if_not_paraxial(self, wavelength: float, focal: float) -> None:
+    def _warn_if_not_paraxial(self, wavelength: float, focal: float, critical: bool) -> None:
         """Compare the next term of the root's series, pi/4 wavelength^3 z nu^4, with a quarter wave."""
-        wrong = math.pi * wavelength**3 * focal / (16 * float(self.pitch) ** 4)
+        wrong = math.pi * wavelength**3 * focal / (16 * _number(self.pitch) ** 4)
         if wrong > math.pi / 2:
-            enough = wavelength * self.n**2 / 8
-            pitch, waves = float(self.pitch) * 1e6, wrong / (2 * math.pi)
+            # Rounded to three digits, 1 % more is enough.
+            if critical:
+                remedy = f"focal >= {1.01 * wavelength * self.n**2 / 8:.3g} m"
+            else:
+                remedy = f"pitch >= {1.01e6 * (wavelength**3 * focal / 8) ** 0.25:.3g} um"
+            pitch, waves = _number(self.pitch) * 1e6, wrong / (2 * math.pi)
             warnings.warn(
                 f"a bench of n = {self.n} pixels of {pitch:.2f} um with focal = {focal:g} m is not paraxial: "
-                f"Fresnel's phase is off by {waves:.1f} waves in the corner of the spectrum; use focal >= {enough:.2g} m, or exact=True to see what it does",
+                f"Fresnel's phase is off by {waves:.1f} waves in the corner of the spectrum; "
+                f"use {remedy}, or exact=True to see what it does",
                 ParaxialWarning,
                 stacklevel=3,
             )
 
     def propagate(self, field: Tensor, leg: int = 0) -> Tensor:
         """Free space over one of the four legs, 0..3: (..., n, n) -> (..., n, n)."""
-        return torch.fft.ifft2(torch.fft.fft2(field) * self.space[leg].to(self.dtype))
+        return torch.fft.ifft2(torch.fft.fft2(field.to(self.dtype)) * self.space[leg].to(self.dtype))
 
     def lens_ft(self, field: Tensor, lens: int = 0) -> Tensor:
         """From one focal plane of lens 0 or 1 to the other: the unitary centred DFT, times exp(-i pi / 2)."""
         return self.propagate(self.propagate(field, 2 * lens) * self.lens.to(self.dtype), 2 * lens + 1)
 
     def filter(self, kernel: Tensor) -> Tensor:
-        """What the filter shows for a kernel (..., k, k): its spectrum (..., n, n), zero in the middle.
+        """What the filter shows for a kernel (..., k, k): spectrum (..., n, n), frequency 0 in the middle.
 
         A filter off the axis multiplies the kernel by a phase ramp. Raises ``ValueError`` if k > n.
         """
         ramps = [
             _phasor(2 * torch.pi / self.n * off * _from_middle(self.n)) for off in map(_length, self.shift)
         ]
-        plane = embed(kernel, self.n) * (ramps[0][:, None] * ramps[1]).to(self.dtype)
+        plane = embed(kernel, self.n).to(self.dtype) * (ramps[0][:, None] * ramps[1]).to(self.dtype)
         middle = (-2, -1)
         return torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(plane, middle)), middle)
 
@@ -199,6 +214,10 @@ class Bench:
 
 def _length(value: Length) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64)
+
+
+def _number(value: Length) -> float:
+    return _length(value).detach().item()
 
 
 def _phasor(angle: Tensor) -> Tensor:
