@@ -81,11 +81,11 @@ def ratio(samples: Mapping[str, Sequence[float]], slower: str, faster: str) -> R
 
 
 def peak_memory(call: Call, device: str = "cpu") -> int:
-    """Bytes that torch allocates at the peak of one call, on top of what was there before.
+    """Bytes that torch allocates at the peak of a first call, on top of what was there before.
 
-    From the allocation events of ``torch.profiler``; libraries' own workspaces are not seen on the CPU.
+    What a first call makes and keeps counts, so call it before timing. On the CPU from the allocation events
+    of ``torch.profiler``, which do not see libraries' own workspaces.
     """
-    call()  # what is made once and kept, such as lens matrices, is no cost of a call
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -102,23 +102,30 @@ def peak_memory(call: Call, device: str = "cpu") -> int:
     return peak
 
 
-def keep(name: str, rows: Sequence[Mapping[str, Any]], **about: Any) -> Path:
-    """Write ``data/benchmarks/<name>.json``: the rows of this run, its machine and the sources' hashes."""
-    entry = {**machine(), **about, "sources": _sources(name), "rows": list(rows)}
-    path = RECORDS / f"{name}.json"
+def keep(name: str, rows: Any, device: str = "cpu", **about: Any) -> Path:
+    """Write the record of ``benchmarks/<name>.py``: its rows, the machine, the sources' hashes.
+
+    To ``data/benchmarks/<name>.json``, or ``<name>.<device>.json`` for a device other than the CPU.
+    """
+    entry = {**machine(), **about, "sources": _sources(name), "rows": rows}
+    path = _record(name, device)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(entry, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
 
-def load(name: str) -> dict[str, Any] | None:
+def load(name: str, device: str = "cpu") -> dict[str, Any] | None:
     """The recorded run with ``stale``: names of sources that changed since; None if there is none."""
-    path = RECORDS / f"{name}.json"
+    path = _record(name, device)
     if not path.is_file():
         return None
     entry = json.loads(path.read_text(encoding="utf-8"))
     entry["stale"] = full.changed(entry["sources"], _sources(name))
     return entry
+
+
+def _record(name: str, device: str) -> Path:
+    return RECORDS / f"{name}.json" if device == "cpu" else RECORDS / f"{name}.{device}.json"
 
 
 def _sources(name: str) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Real images, and the tasks that fourfold composes to ask one thing of attention.
 
-``digits`` ships with scikit-learn and needs no network; ``cifar10`` and ``cifar100`` are fetched once, checked.
+``digits`` ships with scikit-learn and needs no network; ``cifar10`` and ``cifar100`` are fetched once.
 ``content_selection`` and ``key_recall`` are fourfold's own probes: in each, one cell of a small mosaic
 decides the label and the loader says which, so that attention on it can be measured. Both draw from the
 generator they are given.

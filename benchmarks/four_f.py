@@ -1,0 +1,207 @@
+"""The 4f engine against optnn, torchoptics, our own field-by-field bench, and torch's conv2d.
+
+Agreement first: every contestant's error against conv2d in float64 stands beside its time. Then two races, in
+turns within one run and on one thread:
+
+- with a camera: the same passes for all, pseudo-negativity, each read before channels are summed;
+- exact: the field with its sign, through the Fourier plane, against conv2d.
+
+``--device cuda`` runs the same on a GPU and adds bandwidths. Results go to data/benchmarks.
+"""
+
+import argparse
+import statistics
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, pad
+
+from fourfold import benchmark, training
+from fourfold.optical_conv import fft_conv2d, optical_conv2d
+from fourfold.optics.four_f import field_by_field
+from fourfold.propagation import FOCAL, WAVELENGTH, critical_pitch, embed, lens_phase, upright
+
+ROUNDS = 9
+# batch, in, out, k, n: the layers of the card, same padding.
+LAYERS = ((4, 16, 16, 3, 28), (8, 16, 32, 5, 16), (4, 32, 32, 10, 10))
+EXACT = (
+    (4, 16, 16, 3, 28), (4, 32, 32, 10, 10), (4, 16, 16, 10, 28), (1, 1, 1, 10, 28), (4, 16, 16, 16, 32),
+    (1, 1, 1, 32, 64), (1, 3, 16, 32, 64), (4, 8, 8, 32, 64), (4, 16, 16, 48, 64),
+)  # fmt: skip
+
+Layer = Callable[[Tensor, Tensor], Tensor]
+
+
+def same_conv2d(x: Tensor, weight: Tensor) -> Tensor:
+    """torch's conv2d with same padding; padded by hand, since torch warns of even kernels."""
+    k = weight.shape[-1]
+    if k % 2:
+        return conv2d(x, weight, padding=k // 2)
+    return conv2d(pad(x, ((k - 1) // 2, k // 2) * 2), weight)
+
+
+def ours(x: Tensor, weight: Tensor) -> Tensor:
+    """The engine with a camera."""
+    return optical_conv2d(x, weight, padding="same")
+
+
+def exact(x: Tensor, weight: Tensor) -> Tensor:
+    """The engine, its field read with signs."""
+    return fft_conv2d(x, weight, padding="same")
+
+
+def pair_by_pair(x: Tensor, weight: Tensor) -> Tensor:
+    """A Fourier-plane convolution that does not contract channels there: one FFT per pair."""
+    n, k = x.shape[-1], weight.shape[-1]
+    size = (n + k // 2,) * 2
+    spectra = torch.fft.rfft2(x, s=size)[:, None] * torch.fft.rfft2(weight.flip(-2, -1), s=size)
+    first = k - 1 - (k - 1) // 2
+    return torch.fft.irfft2(spectra, s=size)[..., first : first + n, first : first + n].sum(2)
+
+
+class Optnn(nn.Module):
+    """optnn's layer, its picture turned upright; it convolves where conv2d correlates."""
+
+    def __init__(self, weight: Tensor, n: int):
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from optnn import OpticalConv2d
+        out, channels, k, _ = weight.shape
+        self.layer = OpticalConv2d(
+            channels, out, k, is_bias=False, pseudo_negativity=True, input_size=n, noise=False
+        ).to(weight.device)
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        """(batch, in, n, n) -> (batch, out, n, n)."""
+        # As a plain attribute, the weight stays a leaf of the benchmark's graph.
+        self.layer._parameters["kernel"] = weight.flip(-2, -1)
+        return self.layer(x).flip(-2, -1)
+
+
+def torchoptics_layer(x: Tensor, weight: Tensor) -> Tensor:
+    """The same passes with torchoptics: fields of all passes, four propagations, two lenses, a filter."""
+    from torchoptics import Field
+
+    n, k = x.shape[-1], weight.shape[-1]
+    side = 2 * -(-(n + k // 2) // 2)
+    pitch = float(critical_pitch(side, WAVELENGTH, FOCAL))
+    lens = lens_phase(side, pitch, WAVELENGTH, FOCAL).to(x.device)
+    kernels = weight.flip(-2, -1)
+    kernels = embed(torch.cat([kernels.clamp(min=0), (-kernels).clamp(min=0)]), side).double()
+    middle = (-2, -1)
+    filters = torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(kernels, middle)), middle)
+
+    def through_lens(field: Tensor) -> Tensor:
+        for optic in (lens, None):
+            made = Field(field, wavelength=WAVELENGTH, z=0, spacing=pitch)
+            made = made.propagate_to_z(FOCAL, propagation_method="ASM_FRESNEL", asm_pad=(0, 0))
+            field = made.data if optic is None else made.data * optic
+        return field
+
+    field = through_lens(embed(x, side)[:, None].double() + 0j)
+    seen = upright(through_lens(field * filters)).abs()
+    first = side // 2 - n // 2
+    plus, minus = seen[..., first : first + n, first : first + n].sum(2).chunk(2, dim=1)
+    return plus - minus
+
+
+def forward(layer: Layer, x: Tensor, weight: Tensor) -> benchmark.Call:
+    """One forward pass."""
+
+    def call() -> None:
+        with torch.no_grad():
+            layer(x, weight)
+
+    return call
+
+
+def training_step(layer: Layer, x: Tensor, weight: Tensor) -> benchmark.Call:
+    """One forward and backward pass."""
+    x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
+    return lambda: torch.autograd.grad(layer(x, weight).sum(), (x, weight))
+
+
+def race(layers: dict[str, Layer], shape: tuple[int, ...], device: str) -> dict:
+    """Errors, milliseconds, peak MB of each contestant on one layer, and ratios to the first, ours."""
+    batch, channels, out, k, n = shape
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(batch, channels, n, n, generator=generator).to(device)
+    weight = (torch.randn(out, channels, k, k, generator=generator) / k).to(device)
+    truth = same_conv2d(x.double(), weight.double())
+    row: dict = {"shape": list(shape), "contestants": {}}
+    for name, layer in layers.items():
+        with torch.no_grad():
+            error = float((layer(x, weight) - truth).abs().max() / truth.abs().max())
+        row["contestants"][name] = {"error": error}
+    first = next(iter(layers))
+    for kind, make in (("forward", forward), ("training", training_step)):
+        calls = {name: make(layer, x, weight) for name, layer in layers.items()}
+        memory = {name: benchmark.peak_memory(call, device) for name, call in calls.items()}
+        samples = benchmark.interleaved(calls, rounds=ROUNDS, device=device)
+        for name in layers:
+            spread = benchmark.ratio(samples, name, first)
+            row["contestants"][name][kind] = {
+                "ms": 1e3 * statistics.median(samples[name]),
+                "ratio": [spread.median, spread.low, spread.high],
+                "mb": memory[name] / 1e6,
+            }
+        ratios = (f"{name} {benchmark.ratio(samples, name, first)}" for name in layers)
+        print(f"{shape} {kind:>8}:", *ratios)
+    return row
+
+
+def single(device: str) -> float:
+    """optnn's error with one image, channel and kernel, where it is right: so the race is a fair one."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(1, 1, 16, 16, generator=generator).to(device)
+    weight = torch.randn(1, 1, 5, 5, generator=generator).to(device)
+    with torch.no_grad():
+        truth = same_conv2d(x.double(), weight.double())
+        return float((Optnn(weight, 16)(x, weight) - truth).abs().max() / truth.abs().max())
+
+
+def bandwidth(row: dict) -> dict:
+    """GB/s at which the GPU copies, and at which ours forms and reads the fields of a layer."""
+    source = torch.empty(2**28, device="cuda")
+    samples = benchmark.interleaved({"copy": source.clone}, rounds=ROUNDS, device="cuda")
+    batch, channels, out, _, n = row["shape"]
+    fields = 4 * batch * channels * 2 * out * n**2
+    seconds = row["contestants"]["ours"]["forward"]["ms"] / 1e3
+    return {
+        "copy": 2 * source.nbytes / statistics.median(samples["copy"]) / 1e9,
+        "ours": 2 * fields / seconds / 1e9,
+    }
+
+
+def main() -> None:
+    """Race on one device, print ratios, keep the record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    device = parser.parse_args().device
+    training.deterministic()
+    print("Time over that of the first, median (smallest to largest) over rounds:")
+    camera = []
+    for shape in LAYERS:
+        n, out, channels, k = shape[4], shape[2], shape[1], shape[3]
+        peer = Optnn(torch.zeros(out, channels, k, k, device=device), n)
+        layers = {
+            "ours": ours,
+            "conv2d": same_conv2d,
+            "field by field": field_by_field,
+            "optnn": peer,
+            "torchoptics": torchoptics_layer,
+        }
+        camera.append(race(layers, shape, device))
+    layers = {"exact": exact, "conv2d": same_conv2d, "pair by pair": pair_by_pair}
+    rows = {"camera": camera, "exact": [race(layers, shape, device) for shape in EXACT]}
+    about: dict = {"single": single(device), "threads": 1}
+    if device == "cuda":
+        about |= {"gpu": torch.cuda.get_device_name(), "bandwidth": [bandwidth(row) for row in camera]}
+    print(benchmark.keep("four_f", rows, device, **about))
+
+
+if __name__ == "__main__":
+    main()

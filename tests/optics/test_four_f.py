@@ -1,0 +1,180 @@
+"""The 4f bench as a layer: field by field, unsplit, with optnn's noise, in networks; and its controls."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import conv2d
+
+from fourfold import benchmark, datasets, training
+from fourfold.camera import Noise
+from fourfold.optical_conv import OpticalConv2d, optical_conv2d
+from fourfold.optics import four_f
+from fourfold.optics.convsharevit import convsharevit
+from fourfold.propagation import Bench
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+# --- the same layer, three ways -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "k"), [(8, 3), (9, 3), (16, 5), (10, 10), (7, 4), (12, 1)])
+def test_field_by_field_is_the_engine_and_conv2d(n, k):
+    x, weight = normal(2, 3, n, n).abs(), normal(4, 3, k, k, seed=1)
+    slow = four_f.field_by_field(x, weight, torch.complex128)
+    torch.testing.assert_close(slow, optical_conv2d(x, weight, padding="same"), rtol=0, atol=1e-11)
+    if k % 2:
+        torch.testing.assert_close(slow, conv2d(x, weight, padding="same"), rtol=0, atol=1e-11)
+    single = four_f.field_by_field(x.float(), weight.float())
+    torch.testing.assert_close(single, slow.float(), rtol=0, atol=1e-4)
+
+
+def test_field_by_field_stands_on_the_bench(monkeypatch):
+    """With the pitch of the pixels wrong the layer is wrong: it is computed from waves, not looked up."""
+    x, weight = normal(1, 1, 8, 8).abs(), normal(1, 1, 3, 3, seed=1)
+    right = four_f.field_by_field(x, weight)
+    monkeypatch.setattr(four_f, "Bench", partial(Bench, pitch=3e-5))
+    assert (four_f.field_by_field(x, weight) - right).norm() > 0.1 * right.norm()
+
+
+def test_the_unsplit_camera_loses_the_sign():
+    x, weight = normal(2, 3, 8, 8).abs(), normal(4, 3, 3, 3, seed=1)
+    seen = four_f.unsplit_conv2d(x, weight)
+    assert (seen >= 0).all()
+    torch.testing.assert_close(seen, four_f.unsplit_conv2d(x, -weight))
+    torch.testing.assert_close(
+        four_f.unsplit_conv2d(x, weight.abs()), conv2d(x, weight.abs(), padding="same"), rtol=0, atol=1e-12
+    )
+    zero_mean = weight - weight.mean((-2, -1), keepdim=True)
+    truth = conv2d(x, zero_mean, padding="same")
+    assert (four_f.unsplit_conv2d(x, zero_mean) - truth).norm() > truth.norm()  # F2's control
+    layer = four_f.UnsplitConv2d(3, 4, 3, padding="same").double()
+    expected = four_f.unsplit_conv2d(x, layer.weight) + layer.bias[:, None, None]
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_optnn_doubles_the_picture_where_shot_noise_keeps_it():
+    intensity = normal(200, 200).abs().clamp(max=1)
+    noisy = four_f.optnn_shot_noise(intensity, torch.Generator().manual_seed(0))
+    gain = float((noisy * intensity).sum() / intensity.square().sum())
+    assert gain == pytest.approx(2, abs=0.01)
+
+
+def test_decibel():
+    clean = torch.tensor([3.0, 4.0])
+    assert four_f.decibel(clean, clean + torch.tensor([0.5, 0.0])) == pytest.approx(20)
+    assert four_f.decibel(clean, clean.clone()) == math.inf
+
+
+def test_pm_loses_less_than_half_a_decibel_to_its_closed_form_and_a_lossy_read_out_would_not():
+    x, weight = normal(1, 1, 64, 64).abs(), normal(1, 1, 5, 5, seed=2)
+    x /= x.max()
+    gains = [part.sum() for part in (weight.clamp(min=0), weight.clamp(max=0))]
+    clean, photons = optical_conv2d(x, weight), 1e5
+    law = 10 * math.log10(2 * photons * float(clean.square().mean() / (sum(g**2 for g in gains) / 2)))
+    noisy = {
+        p: optical_conv2d(x, weight, noise=Noise(photons=p), generator=torch.Generator().manual_seed(3))
+        for p in (photons, photons / 10)
+    }
+    assert four_f.decibel(clean, noisy[photons]) == pytest.approx(law, abs=0.5)
+    assert four_f.decibel(clean, noisy[photons / 10]) < law - 9
+
+
+# --- networks -----------------------------------------------------------------------------------------------
+
+
+def test_the_ideal_bench_trains_along_conv2ds_curve_and_an_unsplit_one_does_not():
+    learnt, unseen = datasets.digits()
+    data = training.shuffled(learnt.images[:128].double(), learnt.labels[:128])
+    test = unseen.images[None, :64].double(), unseen.labels[None, :64]
+
+    def curve(layer):
+        make = partial(four_f.DigitsNet, lambda i, o: layer(i, o, 3, padding="same"))
+        return training.train(make, [3], data, test, training.Recipe(4, lr=1e-2), together=False).loss
+
+    reference = curve(nn.Conv2d)
+    torch.testing.assert_close(curve(OpticalConv2d), reference, rtol=0, atol=1e-9)
+    assert (curve(four_f.UnsplitConv2d) - reference).abs().max() > 1e-2
+
+
+@pytest.fixture(scope="module")
+def vit():
+    with training.seeded(1):
+        return convsharevit("valid", p=8, tokens=6, classes=4).double()
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return datasets.key_recall(5, generator=torch.Generator().manual_seed(0)).tokens.double()
+
+
+@pytest.mark.parametrize("signed", ["split", "offset"])
+@pytest.mark.parametrize("mode", ["pm", "offset", "reference"])
+def test_on_an_ideal_bench_a_transformer_is_itself(vit, tokens, mode, signed):
+    made = four_f.on_the_bench(vit, four_f.Light(Noise(), mode=mode, signed=signed))
+    with torch.no_grad():
+        for ours, electronic in zip(made(tokens), vit(tokens), strict=True):
+            torch.testing.assert_close(ours, electronic, rtol=0, atol=1e-10)
+    assert not any(hasattr(module, "convolve") for module in made.modules() if isinstance(module, nn.Module))
+    assert any(hasattr(module, "convolve") for module in vit.modules())  # the original is left alone
+
+
+def test_every_product_of_the_transformer_meets_the_light(vit, tokens, monkeypatch):
+    """If light lets nothing through, nothing depends on the tokens any more."""
+    light = four_f.Light(Noise())
+    made = four_f.on_the_bench(vit, light)
+    calls = []
+    convolve = light.convolve
+
+    def counted(x, weight, bias=None, **geometry):
+        calls.append(x.shape)
+        return convolve(x, weight, bias, **geometry)
+
+    monkeypatch.setattr(light, "convolve", counted)
+    with torch.no_grad():
+        made(tokens)
+    assert len(calls) == 2 * (4 + 2 + 2)  # q, k, v, projection; scores, mixing; the MLP's two; two blocks
+
+
+def test_few_photons_and_few_bits_change_the_answer_and_many_do_not(vit, tokens):
+    with torch.no_grad():
+        truth, _ = vit(tokens)
+
+        def off(noise):
+            light = four_f.Light(noise, torch.Generator().manual_seed(0))
+            return float((four_f.on_the_bench(vit, light)(tokens)[0] - truth).abs().max())
+
+        assert off(Noise(photons=1e2)) > 10 * off(Noise(photons=1e6)) > 0
+        assert off(Noise(slm_bits=3, camera_bits=3)) > 10 * off(Noise(slm_bits=12, camera_bits=16)) > 0
+        assert off(Noise(photons=1e3)) == off(Noise(photons=1e3))
+
+
+def test_kernels_that_tokens_own_are_refused():
+    net = convsharevit("unshared_valid", p=8, tokens=3, classes=4)
+    with pytest.raises(ValueError, match="must share its kernels, got kernels for 4 tokens"):
+        four_f.on_the_bench(net, four_f.Light(Noise()))
+
+
+# --- the record ---------------------------------------------------------------------------------------------
+
+
+def test_the_recorded_benchmark_has_every_contestant_and_agrees_before_it_races():
+    record = benchmark.load("four_f")
+    assert record is not None
+    assert record["stale"] == [], "run make bench: the engine has changed since its benchmark was recorded"
+    assert [row["shape"] for row in record["rows"]["camera"]] == [
+        [4, 16, 16, 3, 28],
+        [8, 16, 32, 5, 16],
+        [4, 32, 32, 10, 10],
+    ]
+    for row in record["rows"]["camera"]:
+        errors = {name: contestant["error"] for name, contestant in row["contestants"].items()}
+        assert set(errors) == {"ours", "conv2d", "field by field", "optnn", "torchoptics"}
+        assert max(error for name, error in errors.items() if name != "optnn") < 1e-5
+        assert errors["optnn"] > 0.1
+    assert record["single"] < 1e-6
