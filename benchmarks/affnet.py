@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from fourfold import benchmark, training
+from fourfold import benchmark, mixers, training
 from fourfold.frequency import affnet
 
 CHANNELS = 32
@@ -18,11 +18,11 @@ SIDES = (16, 20, 24, 28, 32, 40, 48, 64)
 ROUNDS = 5
 
 
-def mixers(side: int) -> dict[str, nn.Module]:
+def contestants(side: int) -> dict[str, nn.Module]:
     """The contestants on a map of side x side."""
     return {
         "aff": affnet.AFFMixer(CHANNELS),
-        "attention": affnet.SelfAttention(CHANNELS),
+        "attention": mixers.SelfAttention(CHANNELS),
         "global": affnet.GlobalDepthwise(CHANNELS, side, side),
         "local": nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, groups=CHANNELS),
     }
@@ -35,9 +35,9 @@ def main() -> None:
     for side in SIDES:
         x = torch.randn(1, CHANNELS, side, side, generator=training.stream(0, "map"))
         with training.seeded(0):
-            contestants = mixers(side)
+            racing = contestants(side)
         with torch.no_grad():
-            calls = {name: partial(mixer, x) for name, mixer in contestants.items()}
+            calls = {name: partial(mixer, x) for name, mixer in racing.items()}
             samples = benchmark.interleaved(calls, rounds=ROUNDS, at_least=0.05)
         for name, times in samples.items():
             row = {"mixer": name, "side": side, "seconds": statistics.median(times)}

@@ -156,7 +156,6 @@ def new(slug: str) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = string.Template((TEMPLATES / template).read_text(encoding="utf-8")).substitute(words)
         path.write_text(text, encoding="utf-8")
-    (ROOT / "src" / "fourfold" / record.part / "__init__.py").touch()
     return list(places.values())
 
 

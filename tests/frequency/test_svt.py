@@ -16,7 +16,6 @@ from fourfold.frequency.svt import (
     DenseBlend,
     EinsteinBlend,
     EinsteinTokenBlend,
-    GFNetGate,
     ScatterMixer,
     TensorBlend,
     TwoLayerNet,
@@ -198,14 +197,6 @@ def test_half_variants_interleave_the_convolution_with_the_split():
     torch.testing.assert_close(y[:, 1::2], idtcwt2(mixer.low(low), mixer.high(high)), **EXACT)
 
 
-def test_gfnets_gate_is_a_circular_convolution():
-    gate, x = drawn(GFNetGate, 2, 4, 6), normal(1, 2, 4, 6)
-    torch.testing.assert_close(gate(x.roll((1, 2), (-2, -1))), gate(x).roll((1, 2), (-2, -1)), **EXACT)
-    with torch.no_grad():
-        gate.weight.copy_(torch.tensor([1.0, 0.0]))
-    torch.testing.assert_close(gate(x), x, **EXACT)
-
-
 # --- networks ---------------------------------------------------------------------------------------------
 
 PUBLISHED = [
@@ -286,7 +277,10 @@ REFUSED = [
     (lambda: ScatterMixer(4, 4, 4, "TTEE"), "blocks must be >= 1 and divide the channels, 2, got 4"),
     (lambda: TwoLayerNet("fft", side=32, width=8), "arm must be one of scatter, .*got 'fft'"),
     (lambda: TwoLayerNet("scatter", side=28, width=8), "side must be a multiple of 8.*got 28"),
-    (lambda: TwoLayerNet("attention", side=32, width=7), "heads must be >= 1 and divide .*7, got 2"),
+    (
+        lambda: TwoLayerNet("attention", side=32, width=7),
+        "heads must be >= 1 and divide channels, got 2 and 7",
+    ),
     (lambda: svt_h("M"), "size must be one of S, B, L, got 'M'"),
     (lambda: svt_h("S", alpha=4), r"alpha must be in 0\.\.3, .*got 4"),
     (lambda: svt_param_count("S", "FFFF"), "variant must be one of TTTT, .*got 'FFFF'"),

@@ -6,8 +6,8 @@ by a mask M(X) that a small channel network computes at each frequency from the 
 the convolution theorem this is a circular convolution per channel with the kernel irfft2(M).
 
 Implemented: the mixer, its kernel, the whole AFFNet in its three sizes; and what the chapter compares with:
-GFNet's static gate (Rao et al., arXiv 2107.00645), attention, a static depthwise kernel as large as the map,
-a test image with a planted wave, and a small classifier around any mixer.
+a static depthwise kernel as large as the map, a test image with a planted wave, and a small classifier around
+any mixer. GFNet's static gate and attention lie in `fourfold.mixers`.
 
 Departures. The mask network is written with real matrices twice as large instead of complex ones: the same
 map, and all of its multiplications are counted. Half precision is filtered in float32, as in the authors'
@@ -21,12 +21,10 @@ from typing import NamedTuple
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, pad, scaled_dot_product_attention, softshrink
+from torch.nn.functional import conv2d, pad, softshrink
 
+from fourfold.mixers import INIT
 from fourfold.spectra import power
-
-INIT = 0.02
-"""Standard deviation of the initial weights of both filters, adaptive and static."""
 
 Mixer = Callable[[int], nn.Module]
 """Makes a mixer (batch, channels, H, W) -> the same shape, from the number of channels."""
@@ -138,49 +136,6 @@ class AveragedAFF(AFFMixer):
         """As in ``AFFMixer``, averaged over the batch."""
         mask = super().mask_of(frequencies)
         return mask.mean(0, keepdim=True).expand_as(mask)
-
-
-class GlobalFilter(nn.Module):
-    """GFNet's gate: a spectrum times learned complex weights, one per channel and frequency, for every input.
-
-    ``weight``: (channels, H, W//2 + 1, 2), real and imaginary parts. Raises ``ValueError`` for another map.
-    """
-
-    def __init__(self, channels: int, height: int, width: int):
-        super().__init__()
-        self.size = (height, width)
-        self.weight = nn.Parameter(INIT * torch.randn(channels, height, width // 2 + 1, 2))
-
-    def kernel(self, x: Tensor) -> Tensor:
-        """The kernel that ``x`` (batch, channels, H, W) is convolved with: the same for every input."""
-        return kernel_of(torch.view_as_complex(self.weight), self.size).expand(x.shape)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, H, W) -> the same shape."""
-        if tuple(x.shape[-2:]) != self.size:
-            raise ValueError(
-                f"x must be (batch, channels, {self.size[0]}, {self.size[1]}), got {tuple(x.shape)}"
-            )
-        return filtered(torch.view_as_complex(self.weight), spectrum(x), self.size).to(x.dtype)
-
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention between all tokens of a map, by torch's fused kernel; 4 C^2 + 4 C values."""
-
-    def __init__(self, channels: int, heads: int = 4):
-        super().__init__()
-        if heads < 1 or channels % heads:
-            raise ValueError(f"heads must be >= 1 and divide channels, got {heads} and {channels}")
-        self.heads = heads
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.projection = nn.Linear(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, H, W) -> the same shape."""
-        tokens = self.qkv(rearrange(x, "b c h w -> b (h w) c"))
-        q, k, v = rearrange(tokens, "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
-        mixed = rearrange(scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)")
-        return rearrange(self.projection(mixed), "b (h w) c -> b c h w", h=x.shape[-2])
 
 
 class GlobalDepthwise(nn.Module):

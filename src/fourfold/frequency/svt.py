@@ -11,8 +11,8 @@ act on all channels; TTEE, the paper's final choice, and TTEX on half of them, w
 3 x 3 depthwise convolution.
 
 Implemented: the transform (near_sym_b filters, as in the authors' code), both blends, the mixer, the block,
-the hierarchical backbone SVT-H for counting, a network of one mixer and one attention layer for experiments,
-and GFNet's gate as rival. The transform multiplies by matrices instead of convolving: the same map, several
+the hierarchical backbone SVT-H for counting, and a network of one mixer and one attention layer for
+experiments. The transform multiplies by matrices instead of convolving: the same map, several
 times faster on small grids.
 
 Departures. The paper's figure draws one residual around mixer and feed-forward; like the code we have two.
@@ -30,9 +30,10 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear, scaled_dot_product_attention
+from torch.nn.functional import gelu, linear
 
 from fourfold.attention import EPS, MLP, Attention, Block
+from fourfold.mixers import GlobalFilter, SelfAttention
 
 Variant = Literal["TTTT", "TTXE", "TTEX", "TTEE"]
 Size = Literal["S", "B", "L"]
@@ -325,41 +326,6 @@ class ScatterMixer(nn.Module):
         return idtcwt2(self.low(low), self.high(high))
 
 
-class AttentionMixer(nn.Module):
-    """Multi-head self-attention over the pixels of a map, by torch's fused kernel.
-
-    Raises ``ValueError`` if ``heads`` does not divide the channels.
-    """
-
-    def __init__(self, channels: int, heads: int):
-        super().__init__()
-        if heads < 1 or channels % heads:
-            raise ValueError(f"heads must be >= 1 and divide the channels, {channels}, got {heads}")
-        self.heads = heads
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.projection = nn.Linear(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        tokens = rearrange(x, "b c h w -> b (h w) c")
-        q, k, v = rearrange(self.qkv(tokens), "b n (three m d) -> three b m n d", three=3, m=self.heads)
-        mixed = rearrange(scaled_dot_product_attention(q, k, v), "b m n d -> b n (m d)")
-        return rearrange(self.projection(mixed), "b (h w) c -> b c h w", h=x.shape[-2])
-
-
-class GFNetGate(nn.Module):
-    """GFNet's global filter: one complex weight per channel and frequency of the real FFT."""
-
-    def __init__(self, channels: int, height: int, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(STD * torch.randn(channels, height, width // 2 + 1, 2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        spectrum = torch.fft.rfft2(x, norm="ortho") * torch.view_as_complex(self.weight)
-        return torch.fft.irfft2(spectrum, s=x.shape[-2:], norm="ortho")
-
-
 class Silence(nn.Module):
     """Nothing: zeros of the same shape. Stands for a part that is taken out."""
 
@@ -437,8 +403,8 @@ class TwoLayerNet(nn.Module):
         mixers = {
             "scatter": lambda: ScatterMixer(width, grid, grid, variant, blocks),
             "high only": lambda: ScatterMixer(width, grid, grid, variant, blocks),
-            "attention": lambda: AttentionMixer(width, heads),
-            "gfnet": lambda: GFNetGate(width, grid, grid),
+            "attention": lambda: SelfAttention(width, heads),
+            "gfnet": lambda: GlobalFilter(width, grid, grid),
             "none": Silence,
         }
         mixer = mixers[arm]()
@@ -446,7 +412,7 @@ class TwoLayerNet(nn.Module):
             mixer.low = Silence()
         self.embedding = Embedding(nn.Conv2d(colours, width, 3, 2, 1), nn.ReLU(), dim_in=width, dim=width)
         self.blocks = nn.ModuleList(
-            [SVTBlock(width, mixer, ratio), SVTBlock(width, AttentionMixer(width, heads), ratio)]
+            [SVTBlock(width, mixer, ratio), SVTBlock(width, SelfAttention(width, heads), ratio)]
         )
         self.norm = nn.LayerNorm(width, eps=EPS)
         self.head = nn.Linear(width, classes)
@@ -485,7 +451,7 @@ class SVTH(nn.Module):
                 mixer = (
                     ScatterMixer(dim, grid, grid, variant)
                     if stage < alpha
-                    else AttentionMixer(dim, heads[stage])
+                    else SelfAttention(dim, heads[stage])
                 )
                 blocks.append(SVTBlock(dim, mixer, RATIOS[stage]))
             self.stages.append(blocks)
@@ -561,7 +527,7 @@ def multiply_accumulates(model: nn.Module, image: Tensor) -> dict[str, int]:
         x = inputs[0]
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             counts["layers"] += output.numel() * module.weight[0].numel()
-        elif isinstance(module, AttentionMixer):
+        elif isinstance(module, SelfAttention):
             counts["attention"] += 2 * x.numel() * x.shape[-2:].numel()
         elif isinstance(module, Attention):
             counts["attention"] += 2 * output[0].numel() * x.shape[-2]
