@@ -1,30 +1,24 @@
 """How much faster a shared convolution is as one matrix product than as torch's conv2d over many tiny maps.
 
-Both run interleaved in one process on one thread; what is printed is the ratio of their times, its median and
+Both run in turns in one process on one thread; what is printed is the ratio of their times, its median and
 its range over rounds. Their agreement is checked first.
 """
 
-import statistics
-import time
 from functools import partial
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from fourfold import training
+from fourfold import benchmark, training
 from fourfold.optics.convsharevit import convsharevit
 
-ROUNDS, STEPS = 15, 10
 BATCH, TOKENS, SIDE = 64, 6, 8
 
 
-def step(net: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
-    """Seconds of processor time for a few forward and backward passes."""
-    start = time.process_time()
-    for _ in range(STEPS):
-        net.zero_grad()
-        cross_entropy(net(x)[0], y).backward()
-    return time.process_time() - start
+def step(net: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+    """One forward and backward pass."""
+    net.zero_grad()
+    cross_entropy(net(x)[0], y).backward()
 
 
 def main() -> None:
@@ -42,8 +36,11 @@ def main() -> None:
         sliding = build(by_conv2d=True)
         sliding.load_state_dict(matrix.state_dict())
         torch.testing.assert_close(sliding(x)[0], matrix(x)[0], rtol=0, atol=1e-4)
-        rounds = [step(sliding, x, y) / step(matrix, x, y) for _ in range(ROUNDS)][1:]
-        print(f"{arm:>15}: {statistics.median(rounds):5.2f}  ({min(rounds):.2f} to {max(rounds):.2f})")
+        nets = {"sliding": sliding, "matrix": matrix}
+        samples = benchmark.interleaved(
+            {name: partial(step, net, x, y) for name, net in nets.items()}, at_least=0.1
+        )
+        print(f"{arm:>15}: {benchmark.ratio(samples, 'sliding', 'matrix')}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def test_contestants_run_in_turns_and_a_ratio_is_taken_within_a_round(monkeypatc
 def test_a_contestant_that_does_twice_the_work_takes_about_twice_as_long():
     a = torch.randn(300, 300)
     samples = benchmark.interleaved({"once": lambda: a @ a, "twice": lambda: (a @ a, a @ a)}, rounds=9)
-    assert 1.5 < benchmark.ratio(samples, "twice", "once").median < 2.7
+    assert 1.4 < benchmark.ratio(samples, "twice", "once").median < 3
     with pytest.raises(ValueError, match=r"rounds must be >= 3, .*got 2"):
         benchmark.interleaved({}, rounds=2)
 

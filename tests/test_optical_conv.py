@@ -620,3 +620,14 @@ def test_bad_geometry_is_refused_before_any_light(monkeypatch):
     for mode in MODES:
         with pytest.raises(ValueError, match="stride must be"):
             optical_conv2d(X, W, mode=mode, stride=0)
+
+
+def test_forgetting_frees_what_calls_keep_and_changes_no_result():
+    x, weight = torch.rand(1, 1, 8, 8), torch.randn(1, 1, 3, 3)
+    before = optical_conv2d(x, weight)
+    assert optical_conv._MEMORY.held
+    assert optical_conv._lens.cache_info().currsize
+    optical_conv.forget()
+    assert not optical_conv._MEMORY.held
+    assert not optical_conv._lens.cache_info().currsize
+    torch.testing.assert_close(optical_conv2d(x, weight), before, rtol=0, atol=0)

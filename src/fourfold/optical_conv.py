@@ -579,6 +579,13 @@ def _scratch(purpose: str, shape: Sequence[int], like: Tensor) -> Tensor:
     return _MEMORY.held[key][:size].view(*shape)
 
 
+def forget() -> None:
+    """Free the lenses and this thread's scratch memory, which otherwise wait for the next call."""
+    _MEMORY.held.clear()
+    for kept in (_lens, _real_lens, _second_lens, _pass_lenses):
+        kept.cache_clear()
+
+
 def _blocks(channels: int, per_group: int, at_once: int) -> list[range]:
     """Blocks of at most ``at_once`` channels: whole groups where they fit, else parts of one group."""
     if at_once >= per_group:
