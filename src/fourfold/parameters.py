@@ -112,7 +112,9 @@ def cell(record: Record) -> str:
 
     def comment(spec: Parameter) -> str:
         # A long list of names would bury the meaning; the error for a wrong one prints them all.
-        return f"{spec.meaning} ({spec.allowed})" if len(spec.allowed) <= 60 else spec.meaning
+        # papermill counts the equals signs of a line and gives up on a second one.
+        allowed = spec.allowed.replace(">=", "at least")
+        return f"{spec.meaning} ({allowed})" if len(allowed) <= 60 else spec.meaning
 
     # papermill's own reader of this cell does not know "float | None", so None is only in the comment.
     return "\n".join(
