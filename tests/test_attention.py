@@ -11,6 +11,7 @@ from fourfold.attention import (
     MLP,
     Attention,
     Block,
+    PatchEmbedding,
     ViT,
     attention_score,
     best_head,
@@ -255,6 +256,33 @@ def test_the_seed_decides_the_weights():
         spread = ViT(tokens=99, dim=100, depth=1, heads=1, mlp_ratio=1, classes=2)
     assert spread.positions.std().item() == pytest.approx(0.02, rel=0.05)
     assert spread.cls.std().item() == pytest.approx(0.02, rel=0.3)
+
+
+def test_tokens_dropped_between_attention_and_mlp_are_tokens_dropped_after_the_block():
+    block = Block(6, Attention(6, 2), MLP(6, 12)).double()
+    x = normal(2, 5, 6)
+    full, attention = block(x)
+    seen = []
+
+    def keep_three(tokens, paid):
+        seen.append(paid)
+        return tokens[:, :3]
+
+    short, _ = block(x, reduce=keep_three)
+    torch.testing.assert_close(short, full[:, :3], rtol=0, atol=1e-12)
+    torch.testing.assert_close(seen[0], attention, rtol=0, atol=0)
+
+
+def test_patches_are_embedded_row_by_row():
+    embed = PatchEmbedding(2, 3, 4).double()
+    x = normal(2, 2, 8, 12)
+    tokens = embed(x)
+    assert tokens.shape == (2, 6, 3)
+    square = x[:, :, 4:8, 0:4].flatten(1)
+    expected = square @ embed.weight.flatten(1).T + embed.bias
+    torch.testing.assert_close(tokens[:, 3], expected, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="patch must divide the image's sides, got 4 and 8 x 10"):
+        embed(normal(1, 2, 8, 10))
 
 
 MASS = torch.full((4, 2, 3, 6), 1 / 6)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from fourfold import figures
-from fourfold.cost import exponent, macs, parameters, plot_cost
+from fourfold.cost import exponent, macs, parameters, plot_cost, table
 
 
 class Attention(nn.Module):
@@ -107,6 +107,13 @@ def test_the_plot_has_a_line_for_three_points_or_more():
     assert plot.data[1].y == pytest.approx((1, 256))
     assert (plot.layout.xaxis.type, plot.layout.yaxis.type) == ("log", "log")
     figures.show(plot, name="cost", caption="c", alt="a")
+
+
+def test_the_table_counts_models_that_no_memory_could_hold():
+    models = {"small": lambda: nn.Linear(3, 5), "huge": lambda: nn.Linear(10**6, 10**6, bias=False)}
+    counted = table({"small": models["small"]}, (7, 3))
+    assert counted.loc["small"].to_dict() == {"parameters": 20, "macs": 7 * 3 * 5}
+    assert table({"huge": models["huge"]}, (1, 10**6)).loc["huge", "parameters"] == 10**12
 
 
 REFUSED = [

@@ -1,10 +1,12 @@
 """Training: an ensemble is its members trained alone, a run repeats bit for bit, and divergence scores 0."""
 
+from dataclasses import replace
 from functools import partial
 from math import inf, nan
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -404,7 +406,91 @@ def test_regression_and_segmentation_are_the_plain_loop_too(task, schedule):
     assert (gain > 0.1).all() if task == "segmentation" else (gain < -0.3).all()
 
 
+class Quadratic(nn.Module):
+    """One weight per part, so that steps can be followed by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+
+    def forward(self, x):
+        return self.first(x) + self.last(x)
+
+
+def quadratic(recipe, seeds=(1, 1), **options):
+    ones = torch.ones(4, 1)
+    test = repeated((ones, ones), len(seeds))
+    negative = lambda outputs, y: -((outputs - y) ** 2).mean((1, 2))  # noqa: E731
+    return train(
+        Quadratic, seeds, shuffled(ones, ones), test, recipe, loss=mse_loss, score=negative, **options
+    )
+
+
+def test_gradient_descent_a_slower_part_and_a_rate_for_each_member_are_steps_by_hand():
+    recipe = Recipe(1, 4, lr=0.1, weight_decay=0, schedule="constant", optimizer="sgd", slower={"last": 0.5})
+    ours = quadratic(recipe, rates=(0.1, 0.02))
+    with seeded(1):
+        model = Quadratic()
+    first, last = float(model.first.weight.detach()), float(model.last.weight.detach())
+    gradient = 2 * (first + last - 1)
+    for index, rate in enumerate((0.1, 0.02)):
+        assert float(ours.parameters["first.weight"][index]) == pytest.approx(
+            first - rate * gradient, abs=1e-6
+        )
+        assert float(ours.parameters["last.weight"][index]) == pytest.approx(
+            last - rate / 2 * gradient, abs=1e-6
+        )
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "constant"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_members_own_rate_is_that_rate_alone(optimizer, schedule):
+    recipe = Recipe(5, 2, lr=0.1, weight_decay=0.01, schedule=schedule, optimizer=optimizer)
+    both = quadratic(recipe, rates=(0.1, 0.03))
+    alone = quadratic(replace(recipe, lr=0.03), seeds=(1,))
+    torch.testing.assert_close(both.loss[1], alone.loss[0], rtol=0, atol=1e-5)
+    assert not torch.allclose(both.loss[0], alone.loss[0], atol=1e-2)
+
+
+def test_training_goes_on_from_given_weights_and_counts_its_steps():
+    recipe = Recipe(2, 2, lr=0.1, weight_decay=0, schedule="constant", optimizer="sgd")
+    once = quadratic(recipe)
+    steps = []
+    again = quadratic(recipe, start=once.parameters, each_step=lambda model, step: steps.append(step))
+    assert steps == [step for step in range(4) for _ in range(2)]
+    longer = quadratic(replace(recipe, epochs=4))
+    torch.testing.assert_close(torch.cat([once.loss, again.loss], 1), longer.loss, rtol=0, atol=1e-6)
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm1d(6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.norm(x))
+
+
+def test_running_averages_are_kept_by_members_trained_in_turn_and_used_when_scored():
+    x, y = torch.randn(32, 6, generator=stream(0, "x")) + 3, torch.arange(32) % 3
+    test = repeated((x, y), 2)
+    ours = train(Normed, (1, 2), shuffled(x, y), test, Recipe(20, 8, lr=1e-2), together=False)
+    assert ours.parameters["norm.running_mean"].shape == (2, 6)
+    assert (ours.parameters["norm.running_mean"] > 2).all()
+    member = ours.member(1)
+    assert not member.training
+    assert float(accuracy(member(x), y)) == float(ours.score[1, -1])
+    with pytest.raises(
+        ValueError, match=r"no state but parameters, got norm.num_batches_tracked.*together=False"
+    ):
+        train(Normed, (1, 2), shuffled(x, y), test, Recipe(1, 8))
+
+
 OTHER_MEASURES = [
+    (lambda: Recipe(1, optimizer="adam"), "optimizer must be 'adamw' or 'sgd', got 'adam'"),
+    (lambda: Recipe(1, slower={"last": 0}), "slower must hold factors > 0, got 0 for 'last'"),
+    (lambda: quadratic(Recipe(1), rates=(0.1,)), r"rates must be one > 0 for each of 2 seeds, got \[0.1\]"),
+    (lambda: quadratic(Recipe(1), rates=(0.1, nan)), "rates must be one > 0 .* nan"),
     (
         lambda: trained(loss=partial(cross_entropy, reduction="none")),
         r"loss must be .*\(4,\), got .*\(4, 16\)",

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 Linear = Callable[[int, int], nn.Module]
 Mixing = Literal["softmax", "uniform"]
+Reduce = Callable[[Tensor, Tensor], Tensor]
+"""Tokens (..., tokens, dim) and attention (..., heads, tokens, tokens) -> fewer tokens (..., fewer, dim)."""
 
 EPS = 1e-6
 """LayerNorm's epsilon, ViT's value and not torch's 1e-5."""
@@ -141,7 +143,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``."""
+    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``; in between, tokens can be dropped or pooled."""
 
     def __init__(self, dim: int, attention: Attention, mlp: nn.Module):
         super().__init__()
@@ -150,11 +152,36 @@ class Block(nn.Module):
         self.norm_mlp = nn.LayerNorm(dim, eps=EPS)
         self.mlp = mlp
 
-    def forward(self, x: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor]:
-        """(..., tokens, dim) -> (..., queries, dim), and attention (..., heads, queries, tokens)."""
+    def forward(
+        self, x: Tensor, queries: int | None = None, reduce: Reduce | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(..., tokens, dim) -> (..., queries, dim), and attention (..., heads, queries, tokens).
+
+        ``reduce`` maps the tokens after attention, (..., queries, dim), and the attention to the fewer tokens
+        that go on: (..., fewer, dim).
+        """
         mixed, attention = self.attention(self.norm_attention(x), queries)
         x = x[..., :queries, :] + mixed
+        if reduce is not None:
+            x = reduce(x, attention)
         return x + self.mlp(self.norm_mlp(x)), attention
+
+
+class PatchEmbedding(nn.Conv2d):
+    """Images to tokens: one linear map of every ``patch`` x ``patch`` square, row by row."""
+
+    def __init__(self, channels: int, dim: int, patch: int):
+        super().__init__(channels, dim, patch, patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) -> (batch, tokens, dim).
+
+        Raises ``ValueError`` unless ``patch`` divides both sides: what is left over would be lost.
+        """
+        patch, (height, width) = self.kernel_size[0], x.shape[-2:]
+        if height % patch or width % patch:
+            raise ValueError(f"patch must divide the image's sides, got {patch} and {height} x {width}")
+        return rearrange(super().forward(x), "batch dim rows columns -> batch (rows columns) dim")
 
 
 class ViT(nn.Module):
@@ -206,12 +233,20 @@ class ViT(nn.Module):
         Only CLS is read, so the last block computes no other token: exact, and a quarter cheaper in all.
         Raises ``ValueError`` for another number of tokens or features.
         """
-        tokens, dim = self.positions.shape
-        if x.shape[-2:] != (tokens - 1, dim):
-            raise ValueError(f"expected x of shape (batch, {tokens - 1}, {dim}), got {tuple(x.shape)}")
-        x = torch.cat([self.cls.expand(*x.shape[:-2], 1, dim), x], dim=-2) + self.positions
+        x = self.embed(x)
         attentions = []
         for index, block in enumerate(self.blocks, start=1):
             x, attention = block(x, queries=1 if index == len(self.blocks) else None)
             attentions.append(attention[..., 0, :])
-        return self.head(self.norm(x[..., 0, :])), torch.stack(attentions, dim=-3)
+        return self.classify(x), torch.stack(attentions, dim=-3)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """CLS before the tokens, positions on both: (..., tokens, dim) -> (..., tokens+1, dim)."""
+        tokens, dim = self.positions.shape
+        if x.shape[-2:] != (tokens - 1, dim):
+            raise ValueError(f"expected x of shape (batch, {tokens - 1}, {dim}), got {tuple(x.shape)}")
+        return torch.cat([self.cls.expand(*x.shape[:-2], 1, dim), x], dim=-2) + self.positions
+
+    def classify(self, x: Tensor) -> Tensor:
+        """What CLS, the first token, says: (..., tokens, dim) -> logits (..., classes)."""
+        return self.head(self.norm(x[..., 0, :]))

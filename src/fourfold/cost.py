@@ -5,10 +5,11 @@ model = make()``, and both counts work on it. What a module computes is counted,
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import torch
 from scipy import stats
@@ -50,6 +51,19 @@ def macs(module: nn.Module, *inputs: Any) -> int:
     with FlopCounterMode(display=False) as counter:
         twin(*(torch.empty(x, device="meta") if isinstance(x, tuple) else x for x in inputs))
     return counter.get_total_flops() // 2
+
+
+def table(models: Mapping[str, Callable[[], nn.Module]], *inputs: Any) -> pd.DataFrame:
+    """Parameters and MACs of whole models, a row per name, without ever holding their weights.
+
+    Each is made on torch's meta device, so a paper's largest model takes no memory. ``inputs`` as in `macs`.
+    """
+    rows = {}
+    for name, make in models.items():
+        with torch.device("meta"):
+            model = make()
+        rows[name] = {"parameters": parameters(model), "macs": macs(model, *inputs)}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> Fit:

@@ -8,9 +8,9 @@ company it trains in, except for the order in which a batched matrix product sum
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -114,7 +114,9 @@ class Recipe:
     """AdamW; its learning rate runs one cycle (Smith and Topin, arXiv 1708.07120) that peaks at ``lr``.
 
     ``schedule="constant"`` stays at ``lr`` instead, and Adam's momentum, which a cycle moves, at 0.9. Without
-    weight decay AdamW is Adam.
+    weight decay AdamW is Adam. ``optimizer="sgd"`` is plain gradient descent, without momentum.
+    ``slower`` gives parameters their own rate: a part of the model, such as ``"last"`` or ``"blocks.0"``, and
+    the factor, > 0, on the rate of all that is in it; the first name that fits counts.
     """
 
     epochs: int
@@ -122,6 +124,8 @@ class Recipe:
     lr: float = 2e-3
     weight_decay: float = 1e-4
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    slower: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for what cannot be trained with."""
@@ -134,6 +138,16 @@ class Recipe:
             raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
         if self.schedule not in ("one-cycle", "constant"):
             raise ValueError(f"schedule must be 'one-cycle' or 'constant', got {self.schedule!r}")
+        if self.optimizer not in ("adamw", "sgd"):
+            raise ValueError(f"optimizer must be 'adamw' or 'sgd', got {self.optimizer!r}")
+        for part, factor in self.slower.items():
+            if not 0 < factor < math.inf:
+                raise ValueError(f"slower must hold factors > 0, got {factor} for {part!r}")
+
+    def rate(self, parameter: str) -> float:
+        """The learning rate of a parameter, by its dotted name."""
+        fits = (factor for part, factor in self.slower.items() if f"{parameter}.".startswith(f"{part}."))
+        return self.lr * next(fits, 1.0)
 
 
 @dataclass(frozen=True)
@@ -146,7 +160,7 @@ class Trained:
     score: Tensor
     """Score on the test set after each epoch, (seeds, epochs)."""
     parameters: dict[str, Tensor]
-    """Final parameters, each (seeds, *shape)."""
+    """Final parameters, and running averages where the model keeps any, each (seeds, *shape)."""
     architecture: nn.Module
     """The module that the parameters belong to; its own values mean nothing."""
 
@@ -156,8 +170,8 @@ class Trained:
         return self.score
 
     def member(self, index: int) -> nn.Module:
-        """The trained model of ``seeds[index]``, a module of its own, ready to be called."""
-        model = copy.deepcopy(self.architecture)
+        """The trained model of ``seeds[index]``, a module of its own, in evaluation mode."""
+        model = copy.deepcopy(self.architecture).eval()
         model.load_state_dict({name: value[index] for name, value in self.parameters.items()})
         return model
 
@@ -172,6 +186,9 @@ def train(
     loss: Measure = cross_entropy,
     score: Measure = accuracy,
     together: bool = True,
+    start: Mapping[str, Tensor] | None = None,
+    rates: Sequence[float] | None = None,
+    each_step: Callable[[nn.Module, int], None] | None = None,
     label: str = "",
 ) -> Trained:
     """Train ``make()`` once per seed, all seeds together; by default a classifier on cross-entropy.
@@ -189,11 +206,19 @@ def train(
 
     The dtypes of the test set are the dtypes of the training; initial weights are drawn in torch's default
     dtype, so that every precision starts from the same point. The model returns a tensor, such as logits, or
-    a tuple that starts with it. ``together=False`` runs the members in turn, each in its own module, for what
-    ``vmap`` cannot map, such as noise from a generator. A progress bar named ``label`` shows on a terminal.
-    Raises ``ValueError`` for no seeds, for test data that are not one row per seed, for an empty set, for a
-    model that keeps state besides its parameters, such as running averages, and for a ``loss`` or ``score``
-    that is not one number per member.
+    a tuple that starts with it. Models are in training mode in training and in evaluation mode when scored.
+
+    - ``together=False`` runs the members in turn, each in its own module, for what ``vmap`` cannot map, such
+      as noise from a generator or BatchNorm's running averages.
+    - ``start``: weights to go on from, such as ``Trained.parameters``, instead of ``make``'s own.
+    - ``rates``: a learning rate for each member, in place of the recipe's; for a sweep, repeat the seeds.
+    - ``each_step``: called on every module with the number of the step, from 0, before it: for what changes
+      during training, such as a keep rate.
+
+    A progress bar named ``label`` shows on a terminal.
+    Raises ``ValueError`` for no seeds, for test data that are not one row per seed, for an empty set, for
+    rates that are not one > 0 per seed, for a model trained together that keeps state besides its parameters,
+    and for a ``loss`` or ``score`` that is not one number per member.
     """
     x_test, y_test = test
     if len(x_test) != len(seeds) or x_test.shape[:2] != y_test.shape[:2] or not y_test.numel():
@@ -201,12 +226,21 @@ def train(
             f"expected test inputs (seeds, m >= 1, ...), targets (seeds, m, ...), "
             f"for {len(seeds)} seeds (>= 1), got {tuple(x_test.shape)} and {tuple(y_test.shape)}"
         )
+    if rates is not None and (len(rates) != len(seeds) or not all(0 < rate < math.inf for rate in rates)):
+        raise ValueError(f"rates must be one > 0 for each of {len(seeds)} seeds, got {list(rates)}")
     models = [_build(make, seed).to(x_test) for seed in seeds]
+    if start is not None:
+        for index, model in enumerate(models):
+            model.load_state_dict({name: value[index] for name, value in start.items()})
     generators = [stream(seed, "train") for seed in seeds]
     architecture = models[0]
     parameters, _ = stack_module_state(models)
-    if state := architecture.state_dict().keys() - parameters.keys():
-        raise ValueError(f"a model must keep no state but parameters, got {', '.join(sorted(state))}")
+    state = sorted(architecture.state_dict().keys() - parameters.keys())
+    if state and together:
+        raise ValueError(
+            f"a model must keep no state but parameters, got {', '.join(state)}; "
+            f"together=False trains models that do"
+        )
 
     def output(model: nn.Module, weights: dict[str, Tensor], x: Tensor) -> Tensor:
         returned = functional_call(model, weights, (x,))
@@ -221,11 +255,12 @@ def train(
         weights = ({name: value[i] for name, value in parameters.items()} for i in range(len(models)))
         return torch.stack([function(*member) for member in zip(models, weights, *batches, strict=True)])
 
-    optimizer = torch.optim.AdamW(
-        parameters.values(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
-    )
+    optimizer = _optimizer(parameters, recipe)
+    # A step is proportional to the rate, so a member's own rate is a fraction of the recipe's step.
+    fractions = None if rates is None else torch.tensor(rates, dtype=x_test.dtype) / recipe.lr
     schedule = None
-    losses, scores = [], []
+    losses: list[Tensor] = []
+    scores: list[Tensor] = []
     for _ in tqdm(range(recipe.epochs), desc=label, unit="epoch", disable=None):
         drawn = [draw(generator) for generator in generators]
         inputs = torch.stack([x for x, _ in drawn]).to(x_test)
@@ -234,16 +269,33 @@ def train(
             raise ValueError(f"draw must make at least one sample, got inputs {tuple(inputs.shape)}")
         batches = list(zip(inputs.split(recipe.batch, 1), targets.split(recipe.batch, 1), strict=True))
         if schedule is None and recipe.schedule == "one-cycle":
-            schedule = OneCycleLR(optimizer, recipe.lr, total_steps=recipe.epochs * len(batches))
+            schedule = OneCycleLR(
+                optimizer,
+                [group["lr"] for group in optimizer.param_groups],
+                total_steps=recipe.epochs * len(batches),
+                cycle_momentum=recipe.optimizer == "adamw",
+            )
+        for model in models:
+            model.train()
         for x, y in batches:
+            if each_step is not None:
+                for model in models:
+                    each_step(model, len(losses))
             step_loss = _one_per_member("loss", each(member_loss, x, y), seeds)
             optimizer.zero_grad()
             # The gradient of the sum is each member's own gradient: no weight is shared.
             step_loss.sum().backward()
+            before = [] if fractions is None else [p.detach().clone() for p in parameters.values()]
             optimizer.step()
+            if fractions is not None:
+                with torch.no_grad():
+                    for now, then in zip(parameters.values(), before, strict=True):
+                        now.copy_(then + fractions.view(-1, *[1] * (now.ndim - 1)) * (now - then))
             if schedule is not None:
                 schedule.step()
             losses.append(step_loss.detach())
+        for model in models:
+            model.eval()
         with torch.no_grad():
             outputs = torch.cat([each(output, x) for x in x_test.split(TEST_BATCH, 1)], 1)
             scores.append(_one_per_member("score", score(outputs, y_test), seeds))
@@ -251,7 +303,8 @@ def train(
         seeds=tuple(seeds),
         loss=torch.stack(losses, dim=1),
         score=torch.stack(scores, dim=1),
-        parameters={name: value.detach() for name, value in parameters.items()},
+        parameters={name: value.detach() for name, value in parameters.items()}
+        | {name: torch.stack([model.state_dict()[name] for model in models]) for name in state},
         architecture=architecture,
     )
 
@@ -262,6 +315,16 @@ def _one_per_member(name: str, values: Tensor, seeds: Sequence[int]) -> Tensor:
             f"{name} must be one number per member, ({len(seeds)},), got shape {tuple(values.shape)}"
         )
     return values
+
+
+def _optimizer(parameters: Mapping[str, Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+    groups: dict[float, list[Tensor]] = {}
+    for name, value in parameters.items():
+        groups.setdefault(recipe.rate(name), []).append(value)
+    given = [{"params": values, "lr": rate} for rate, values in groups.items()]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(given, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.AdamW(given, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 
 def _build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
