@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from fourfold import benchmark, full
+from fourfold import benchmark
 
 
 def test_contestants_run_in_turns_and_a_ratio_is_taken_within_a_round(monkeypatch):
@@ -52,20 +52,14 @@ def test_a_record_says_where_it_was_measured_and_what_has_changed_since(tmp_path
     monkeypatch.setattr(benchmark, "SCRIPTS", tmp_path)
     assert benchmark.load("race") is None
     script = tmp_path / "race.py"
-    script.write_text("from fourfold import light\nROUNDS = 5\n")
+    script.write_text("from fourfold.light import passes\nROUNDS = passes, 5\n")
     path = benchmark.keep("race", [{"shape": "a", "ratio": 2.0}], threads=1)
     entry = json.loads(path.read_text())
     assert set(entry["sources"]) == {"script", "fourfold.light"}
     assert (entry["threads"], entry["rows"]) == (1, [{"shape": "a", "ratio": 2.0}])
     assert {"processor", "started", "versions"} <= entry.keys()
     assert benchmark.load("race")["stale"] == []
-    script.write_text("from fourfold import light\nROUNDS = 5  # as before\n")
+    script.write_text("from fourfold.light import passes\nROUNDS = passes, 5  # as before\n")
     assert benchmark.load("race")["stale"] == []
-    script.write_text("from fourfold import light\nROUNDS = 6\n")
+    script.write_text("from fourfold.light import passes\nROUNDS = passes, 6\n")
     assert benchmark.load("race")["stale"] == ["script"]
-
-
-def test_sources_of_a_page_include_the_rooms_that_draw_it():
-    files = full.files(full.records.ROOT / "notebooks" / "optics" / "convsharevit.md")
-    assert {f"src/fourfold/{room}.py" for room in ("figures", "ledger", "light", "machine")} <= set(files)
-    assert "src/fourfold/book.py" not in files

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from fourfold import full, records
+from fourfold import records, sources
 from fourfold.machine import machine
 
 RECORDS = records.ROOT / "data" / "benchmarks"
@@ -120,7 +120,7 @@ def load(name: str, device: str = "cpu") -> dict[str, Any] | None:
     if not path.is_file():
         return None
     entry = json.loads(path.read_text(encoding="utf-8"))
-    entry["stale"] = full.changed(entry["sources"], _sources(name))
+    entry["stale"] = sources.changed(entry["sources"], _sources(name))
     return entry
 
 
@@ -129,4 +129,4 @@ def _record(name: str, device: str) -> Path:
 
 
 def _sources(name: str) -> dict[str, str]:
-    return full.hashes("script", (SCRIPTS / f"{name}.py").read_text(encoding="utf-8"))
+    return sources.hashes("script", (SCRIPTS / f"{name}.py").read_text(encoding="utf-8"))

@@ -1,0 +1,206 @@
+"""What numbers depend on: the definitions that a piece of code reaches through its imports.
+
+A recorded run keeps a hash for each module that it used, of the functions, classes and constants that it
+reached there and of nothing else: a function added to a shared room, a comment or a docstring does not make
+old numbers look out of date, and a changed line that they went through does.
+"""
+
+import ast
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import jupytext
+
+from fourfold import records
+
+SOURCE = records.ROOT / "src"
+BOOKKEEPING = {
+    f"fourfold.{room}"
+    for room in ("benchmark", "chapter", "figures", "full", "ledger", "machine", "records", "sources")
+}
+"""Rooms that draw and keep books: they change no number."""
+
+
+class Definition(NamedTuple):
+    """A name at the top of a module; ``*`` stands for all of them."""
+
+    module: str
+    name: str
+
+
+class _Module:
+    """The statements of a piece of source, by the names that they define, and what its imports mean."""
+
+    def __init__(self, source: str):
+        tree = _WithoutDocstrings().visit(ast.parse(source))
+        self.modules: dict[str, str] = {}
+        """Local name -> fourfold module."""
+        self.imports: dict[str, Definition] = {}
+        """Local name -> a definition in another fourfold module."""
+        self.definitions: dict[str, list[ast.stmt]] = {}
+        self.always: list[ast.stmt] = []
+        """Statements that define nothing, such as a call: part of whatever uses the module."""
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                self._read_import(node)
+        for statement in tree.body:
+            if isinstance(statement, (ast.Import, ast.ImportFrom, ast.Pass)):
+                continue
+            if names := _defined(statement):
+                for name in names:
+                    self.definitions.setdefault(name, []).append(statement)
+            else:
+                self.always.append(statement)
+
+    def _read_import(self, node: ast.Import | ast.ImportFrom) -> None:
+        if isinstance(node, ast.Import):
+            self.modules |= {
+                alias.asname or alias.name: alias.name for alias in node.names if _ours(alias.name)
+            }
+            return
+        for alias in node.names:
+            local, inside = alias.asname or alias.name, f"{node.module}.{alias.name}"
+            if _ours(inside):
+                self.modules[local] = inside
+            elif node.module and _ours(node.module):
+                self.imports[local] = Definition(node.module, alias.name)
+
+    def uses(self, statement: ast.stmt) -> Iterator[Definition]:
+        """The definitions that a statement names; ``module=""`` is this one."""
+        waiting: list[ast.AST] = [statement]
+        while waiting:
+            node = waiting.pop()
+            dotted = _dotted(node)
+            head, _, rest = next(
+                (
+                    (name, ".", dotted[len(name) + 1 :])
+                    for name in self.modules
+                    if f"{dotted}.".startswith(f"{name}.")
+                ),
+                dotted.partition("."),
+            )
+            if head in self.modules:
+                # A module that is handed around as a whole may have anything of it used.
+                yield Definition(self.modules[head], rest.partition(".")[0] or "*")
+            elif head in self.imports:
+                yield self.imports[head]
+            elif head in self.definitions:
+                yield Definition("", head)
+            if not dotted:
+                waiting += ast.iter_child_nodes(node)
+
+
+def reached(source: str, without: Collection[str] = BOOKKEEPING) -> dict[str, set[str]]:
+    """module -> its definitions that ``source`` reaches, directly or through others."""
+    found: dict[str, set[str]] = {}
+    top = _Module(source)
+    waiting = [use for s in _statements(top, {"*"}) for use in top.uses(s) if use.module]
+    waiting += [Definition(module, "*") for name, module in top.modules.items() if "." in name]
+    while waiting:
+        module, name = waiting.pop()
+        if module in without or name in found.get(module, ()):
+            continue
+        there = _module(module)
+        if name in there.imports or name in there.modules:
+            waiting.append(there.imports.get(name) or Definition(there.modules[name], "*"))
+            continue
+        first = module not in found
+        found.setdefault(module, set()).add(name)
+        statements = _statements(there, {name}) + (there.always if first else [])
+        for statement in statements:
+            waiting += [Definition(use.module or module, use.name) for use in there.uses(statement)]
+    return found
+
+
+def hashes(name: str, source: str) -> dict[str, str]:
+    """name -> hash of ``source``, module -> hash of what it reaches there."""
+    texts = {name: meaning(source)}
+    for module, names in reached(source).items():
+        there = _module(module)
+        used = {id(s) for s in _statements(there, names) + there.always}
+        lines = there.always + [s for group in there.definitions.values() for s in group]
+        ordered = sorted({id(s): s for s in lines if id(s) in used}.values(), key=lambda s: s.lineno)
+        texts[module] = "\n".join(ast.unparse(statement) for statement in ordered)
+    return {key: digest(text) for key, text in sorted(texts.items())}
+
+
+def changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The names whose hashes differ, or that only one side has."""
+    return sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+
+
+def meaning(source: str) -> str:
+    """Source without comments and docstrings: what can change a number."""
+    return ast.unparse(_WithoutDocstrings().visit(ast.parse(source)))
+
+
+def digest(text: str) -> str:
+    """A short hash of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def files(notebook: Path) -> list[str]:
+    """The files of the modules that a page runs, relative to the project: Snakemake does not see imports.
+
+    Whole modules, book-keeping too: a page runs again too often rather than too seldom.
+    """
+    cells = jupytext.read(notebook, fmt="md:myst").cells
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    found: set[str] = {"fourfold.chapter"}
+    waiting = [_Module(source), _module("fourfold.chapter")]
+    while waiting:
+        there = waiting.pop()
+        named = {*there.modules.values(), *(definition.module for definition in there.imports.values())}
+        waiting += [_module(module) for module in named - found]
+        found |= named
+    return sorted(str(_file(module).relative_to(records.ROOT)) for module in found)
+
+
+def _statements(module: _Module, names: Collection[str]) -> list[ast.stmt]:
+    if "*" in names:
+        return module.always + [s for group in module.definitions.values() for s in group]
+    return [statement for name in names for statement in module.definitions.get(name, ())]
+
+
+def _defined(statement: ast.stmt) -> set[str]:
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return {statement.name}
+    if isinstance(statement, ast.Assign):
+        targets = statement.targets
+    elif isinstance(statement, (ast.AnnAssign, ast.AugAssign, ast.For)):
+        targets = [statement.target]
+    else:
+        return set()
+    return {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+
+
+def _dotted(node: ast.AST) -> str:
+    """``a.b.c`` for a chain of attributes that starts with a name, else nothing."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (before := _dotted(node.value)):
+        return f"{before}.{node.attr}"
+    return ""
+
+
+def _file(module: str) -> Path:
+    stem = SOURCE.joinpath(*module.split("."))
+    return stem.with_suffix(".py") if stem.with_suffix(".py").is_file() else stem / "__init__.py"
+
+
+def _ours(name: str) -> bool:
+    return name.startswith("fourfold.") and _file(name).is_file()
+
+
+@cache
+def _module(name: str) -> _Module:
+    return _Module(_file(name).read_text(encoding="utf-8"))
+
+
+class _WithoutDocstrings(ast.NodeTransformer):
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        bare = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return ast.copy_location(ast.Pass(), node) if bare else node

@@ -1,0 +1,116 @@
+"""Sources: what code reaches is followed through imports; nothing else can make a record stale."""
+
+import pytest
+
+from fourfold import records, sources
+
+ROOM = """
+from fourfold.shop import tool, spare
+import fourfold.depot as store
+
+SIZE = 3
+UNUSED = 4
+
+def helper(x):
+    return x * SIZE
+
+def used(x):
+    \"\"\"Doc.\"\"\"
+    return helper(tool(x)) + store.stock()
+
+class Part:
+    def turn(self):
+        return used(self)
+
+def alone():
+    return spare()
+"""
+SHOP = "def tool(x):\n    return x\n\ndef spare():\n    return 0\n\ntool(1)\n"
+DEPOT = "def stock():\n    return COUNT\n\nCOUNT: int = 5\n\ndef other():\n    return 1\n"
+
+
+@pytest.fixture
+def rooms(tmp_path, monkeypatch):
+    """A small package in place of fourfold; returns a function that rewrites one of its modules."""
+    folder = tmp_path / "fourfold"
+    folder.mkdir()
+    monkeypatch.setattr(sources, "SOURCE", tmp_path)
+
+    def write(**modules):
+        for name, text in modules.items():
+            (folder / f"{name}.py").write_text(text)
+        sources._module.cache_clear()
+
+    write(room=ROOM, shop=SHOP, depot=DEPOT)
+    yield write
+    sources._module.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from fourfold.room import used\nused(1)",
+        "from fourfold import room\nroom.used(1)",
+        "import fourfold.room as r\nprint([r.used(i) for i in range(3)])",
+        "import fourfold.room\ndef later():\n    return fourfold.room.used(1)",
+        "def later():\n    from fourfold.room import used as u\n    return u(1)",
+    ],
+)
+def test_what_is_reached_does_not_depend_on_how_it_is_imported(rooms, source):
+    found = sources.reached(source)
+    if "import fourfold.room\n" not in source:
+        assert found.pop("fourfold.room") == {"used", "helper", "SIZE"}
+        assert found == {"fourfold.shop": {"tool"}, "fourfold.depot": {"stock", "COUNT"}}
+    else:
+        assert {"used", "helper", "SIZE"} <= found["fourfold.room"]
+
+
+def test_a_class_brings_its_methods_and_a_module_handed_around_brings_everything(rooms):
+    assert "helper" in sources.reached("from fourfold.room import Part\nPart()")["fourfold.room"]
+    found = sources.reached("from fourfold import room\nfunction = getattr(room, 'al' + 'one')")
+    assert found["fourfold.shop"] == {"tool", "spare"}
+
+
+def test_rooms_without_numbers_are_left_out(rooms):
+    assert "fourfold.shop" not in sources.reached(
+        "from fourfold.room import used\nused(1)", without={"fourfold.shop"}
+    )
+
+
+USING = "from fourfold.room import used\nused(1)"
+CHANGES = [
+    ({"room": ROOM.replace("SIZE = 3", "SIZE = 4")}, ["fourfold.room"]),
+    ({"room": ROOM.replace("helper(tool", "helper(2 * tool")}, ["fourfold.room"]),
+    ({"depot": DEPOT.replace("= 5", "= 6")}, ["fourfold.depot"]),
+    ({"shop": SHOP.replace("tool(1)", "tool(2)")}, ["fourfold.shop"]),
+    ({"room": ROOM.replace("tool(x)", "tool(spare())")}, ["fourfold.room", "fourfold.shop"]),
+    ({"room": ROOM.replace("UNUSED = 4", "UNUSED = 5")}, []),
+    ({"room": ROOM.replace("return spare()", "return spare() + 1")}, []),
+    ({"room": ROOM.replace("Doc.", "Said better.").replace("SIZE = 3", "SIZE = 3  # why")}, []),
+    ({"depot": DEPOT + "\ndef more():\n    return COUNT\n"}, []),
+]
+
+
+@pytest.mark.parametrize(("modules", "stale"), CHANGES)
+def test_a_changed_line_counts_if_the_numbers_went_through_it(rooms, modules, stale):
+    then = sources.hashes("script", USING)
+    rooms(**modules)
+    assert sources.changed(then, sources.hashes("script", USING)) == stale
+
+
+def test_comments_and_docstrings_have_no_meaning_but_text_has():
+    documented = (
+        '"""Doc."""\n\ndef f(x):\n    """Doc."""\n    y = x + 1\n    """What y is."""\n    return y\n'
+    )
+    plain = sources.meaning(documented)
+    assert sources.meaning(documented.replace("Doc.", "More.").replace("return y", "return y  # so")) == plain
+    assert sources.meaning(documented.replace("What y is.", "Why y.")) == plain
+    assert sources.meaning(documented.replace("x + 1", "x + 2")) != plain
+    assert sources.meaning("y = 'Doc.'") != sources.meaning("y = 'More.'")
+
+
+def test_a_page_runs_again_when_any_module_behind_it_changes():
+    found = sources.files(records.ROOT / "notebooks" / "optics" / "convsharevit.md")
+    rooms = ("optics/convsharevit", "chapter", "figures", "ledger", "light", "machine")
+    assert {f"src/fourfold/{room}.py" for room in rooms} <= set(found)
+    assert "src/fourfold/optical_conv.py" not in found
