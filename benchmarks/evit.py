@@ -1,0 +1,38 @@
+"""How fast DeiT-S runs at several keep rates: real size, one thread, batch 4, all tokens of every block.
+
+The contestants take turns; one is a second copy of keep rate 1, which must tie. A row holds the median time
+over the rounds with its range, and the median over rounds of the speed-up over keep rate 1.
+"""
+
+import statistics
+from functools import partial
+
+import torch
+
+from fourfold import benchmark, training
+from fourfold.efficiency.evit import EViT
+
+BATCH, ROUNDS = 4, 5
+CONTESTANTS = {"1.0": 1.0, "1.0 again": 1.0, "0.9": 0.9, "0.7": 0.7, "0.5": 0.5}
+
+
+def main() -> None:
+    """Measure, print and keep the rows."""
+    training.deterministic()
+    with training.seeded(0):
+        net = EViT(image=224, patch=16, dim=384, depth=12, heads=6, classes=1000).eval()
+    images = torch.randn(BATCH, 3, 224, 224, generator=training.stream(0, "benchmark"))
+    with torch.inference_mode():
+        calls = {name: partial(net, images, rate) for name, rate in CONTESTANTS.items()}
+        samples = benchmark.interleaved(calls, rounds=ROUNDS)
+    rows = []
+    for name, times in samples.items():
+        gain = benchmark.ratio(samples, "1.0", name)
+        spread = {"seconds": statistics.median(times), "low": min(times), "high": max(times)}
+        rows.append({"contestant": name, **spread, "speed_up": gain.median})
+        print(f"keep rate {name:>9}: {BATCH / spread['seconds']:5.1f} images/s, speed-up {gain}")
+    benchmark.keep("evit", rows, batch=BATCH, rounds=ROUNDS)
+
+
+if __name__ == "__main__":
+    main()

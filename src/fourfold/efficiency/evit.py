@@ -1,0 +1,401 @@
+"""EViT: a vision transformer that keeps the patches its class token looks at and melts the rest into one.
+
+Liang, Ge, Tong, Song, Wang and Xie, "Not All Patches are What You Need: Expediting Vision Transformers via
+Token Reorganizations", arXiv 2202.07800, ICLR 2022. What is not in the text, such as the order of the steps
+in a block and the rounding of token counts, follows the official code (youweiliang/evit); this code is new.
+
+Implemented: the reorganisation of tokens (section 3.2 of the paper), DeiT with it, the schedule of its keep
+rate, positions for another resolution (section 4), the cost in closed form, and the way back from kept tokens
+to places in the image.
+
+Departures. Weights start as in ``torch.nn``: DeiT's normal distribution of width 0.02 suits its 384 features,
+and a network of 32 hardly starts to learn from it. No stochastic depth and no dropout, so scores are the
+attention itself. No distillation token: it would stand among the candidates and could be dropped.
+
+Tokens are (batch, N, dim), the class token first. The N - 1 others are the candidates of a reorganisation, a
+token fused earlier among them, always the last.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from fourfold.attention import PatchEmbedding, ViT
+
+Select = Literal["top", "bottom", "random", "shared"]
+SELECTS = ("top", "bottom", "random", "shared")
+
+MLP_RATIO = 4
+FUSED = -1
+"""The place of a fused token, which has none in the image."""
+
+
+# --- one reorganisation -----------------------------------------------------------------------------------
+
+
+def class_attention_scores(attention: Tensor) -> Tensor:
+    """What the class token pays to each candidate, mean over heads: (..., heads, N, N) -> (..., N - 1).
+
+    The scores of a row sum to less than 1, since the class token attends to itself too. They are not
+    renormalised.
+    """
+    return attention[..., 0, 1:].mean(-2)
+
+
+def tokens_kept(candidates: int, keep_rate: float) -> int:
+    """``ceil(keep_rate * candidates)``: how many candidates one reorganisation keeps.
+
+    Raises ``ValueError`` for fewer than 1 candidate or a keep rate outside (0, 1].
+    """
+    if candidates < 1:
+        raise ValueError(f"candidates must be >= 1, got {candidates}")
+    if not 0 < keep_rate <= 1:
+        raise ValueError(f"keep_rate must be > 0 and <= 1, got {keep_rate}")
+    # 0.07 * 100 is 7.000000000000001 in floating point, and must be 7.
+    return max(1, math.ceil(keep_rate * candidates - 1e-9))
+
+
+def reorganize(
+    x: Tensor,
+    scores: Tensor,
+    keep: int,
+    *,
+    fuse: bool = True,
+    normalize: bool = False,
+    select: Select = "top",
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Keep the class token and ``keep`` candidates; melt the others into one token behind them.
+
+    ``x``: (batch, N, dim), ``scores``: (batch, N - 1). Returns the new tokens, (batch, keep + 2, dim) or
+    without ``fuse`` (batch, keep + 1, dim), and the kept candidates, (batch, keep), counted from 0 without
+    the class token and ordered by falling rank. The fused token is the sum of the others weighted by their
+    scores; ``normalize`` makes the weights sum to 1. With keep = N - 1 nothing happens.
+
+    ``select``: who is kept, the paper's ``"top"`` or a baseline. ``"bottom"`` keeps the lowest scores,
+    ``"random"`` draws from ``generator``, ``"shared"`` keeps the same candidates for the whole batch, those
+    with the largest mean score.
+    Raises ``ValueError`` for scores of another shape, keep outside 1..N - 1, an unknown ``select``, or
+    ``"random"`` without a generator.
+    """
+    candidates = x.shape[-2] - 1
+    if scores.shape != (*x.shape[:-2], candidates):
+        raise ValueError(f"scores must be {(*x.shape[:-2], candidates)}, got {tuple(scores.shape)}")
+    if not 1 <= keep <= candidates:
+        raise ValueError(f"keep must be in 1..{candidates}, got {keep}")
+    if keep == candidates:
+        return x, torch.arange(candidates, device=x.device).expand(scores.shape)
+    # Stable, so that a tie is broken alike everywhere. One order splits into kept and fused: they partition.
+    order = _ranks(scores, select, generator).argsort(dim=-1, descending=True, stable=True)
+    kept, rest = order[..., :keep], order[..., keep:]
+    parts = [x[..., :1, :], _pick(x[..., 1:, :], kept)]
+    if fuse:
+        weights = scores.gather(-1, rest)
+        if normalize:
+            weights = weights / weights.sum(-1, keepdim=True)
+        parts.append((weights[..., None] * _pick(x[..., 1:, :], rest)).sum(-2, keepdim=True))
+    return torch.cat(parts, dim=-2), kept
+
+
+def original_indices(kept: Sequence[Tensor], fuse: bool = True) -> list[Tensor]:
+    """Places in the image of the tokens that each reorganisation kept, -1 for a fused one.
+
+    ``kept``: what ``reorganize`` returned, stage by stage, (batch, keep) each. Same shapes out.
+    """
+    places: list[Tensor] = []
+    for stage in kept:
+        if not places:
+            places.append(stage)
+            continue
+        before = places[-1]
+        if fuse:
+            before = torch.cat([before, torch.full_like(before[..., :1], FUSED)], dim=-1)
+        places.append(before.gather(-1, stage))
+    return places
+
+
+def _ranks(scores: Tensor, select: Select, generator: torch.Generator | None) -> Tensor:
+    if select == "top":
+        return scores
+    if select == "bottom":
+        return -scores
+    if select == "shared":
+        return scores.mean(0, keepdim=True).expand_as(scores)
+    if select != "random":
+        raise ValueError(f"select must be one of {', '.join(SELECTS)}, got {select!r}")
+    if generator is None:
+        raise ValueError("select = 'random' needs a generator, got None")
+    return torch.rand(scores.shape, generator=generator)
+
+
+def _pick(tokens: Tensor, indices: Tensor) -> Tensor:
+    """The tokens (..., n, dim) at ``indices`` (..., k): (..., k, dim)."""
+    return tokens.gather(-2, repeat(indices, "... k -> ... k dim", dim=tokens.shape[-1]))
+
+
+# --- the networks -----------------------------------------------------------------------------------------
+
+
+class DeiT(nn.Module):
+    """DeiT (Touvron et al., arXiv 2012.12877) without distillation: square patches, then a ViT.
+
+    ``whole`` computes every token of every block, as the paper counts. Without it the last block makes only
+    the class token, the one that is read: the same logits, cheaper.
+    Raises ``ValueError`` for an image that patches do not fill, and for what ``ViT`` refuses.
+    """
+
+    def __init__(
+        self,
+        *,
+        image: int,
+        patch: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        classes: int,
+        channels: int = 3,
+        whole: bool = True,
+    ):
+        super().__init__()
+        self.patches = PatchEmbedding(channels, dim, patch)
+        self.vit = ViT(
+            tokens=_tokens(image, patch),
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            mlp_ratio=MLP_RATIO,
+            classes=classes,
+        )
+        self.whole = whole
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, channels, image, image) -> logits (batch, classes)."""
+        x = self.vit.embed(self.patches(images))
+        for index, block in enumerate(self.vit.blocks):
+            x, _ = block(x, self.queries(index))
+        return self.vit.classify(x)
+
+    def queries(self, index: int) -> int | None:
+        """How many tokens the block makes: None is all of them."""
+        return None if self.whole or index < len(self.vit.blocks) - 1 else 1
+
+
+class EViT(DeiT):
+    """DeiT whose blocks at ``locations``, counted from 0, reorganise tokens between attention and MLP.
+
+    It has DeiT's parameters and no others. ``keep_rate`` may change at any time. ``fuse``, ``normalize``,
+    ``select`` and ``generator`` as in ``reorganize``, the rest as in ``DeiT``.
+    Raises ``ValueError`` for a keep rate outside (0, 1], for locations that do not rise within the depth, and
+    for one in a last block that is not ``whole``, where nothing is left to drop.
+    """
+
+    def __init__(
+        self,
+        *,
+        image: int,
+        patch: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        classes: int,
+        channels: int = 3,
+        whole: bool = True,
+        keep_rate: float = 0.7,
+        locations: Sequence[int] = (3, 6, 9),
+        fuse: bool = True,
+        normalize: bool = False,
+        select: Select = "top",
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__(
+            image=image,
+            patch=patch,
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            classes=classes,
+            channels=channels,
+            whole=whole,
+        )
+        _check_locations(locations, depth if whole else depth - 1)
+        tokens_kept(1, keep_rate)
+        self.keep_rate, self.locations, self.fuse, self.normalize = (
+            keep_rate,
+            tuple(locations),
+            fuse,
+            normalize,
+        )
+        self.select: Select = select
+        self.generator = generator
+
+    def forward(self, images: Tensor, keep_rate: float | None = None) -> Tensor:
+        """(batch, channels, image, image) -> logits (batch, classes).
+
+        ``keep_rate`` replaces the model's own for this call.
+        """
+        return self._run(images, keep_rate)[0]
+
+    def kept(self, images: Tensor, keep_rate: float | None = None) -> list[Tensor]:
+        """What each reorganisation keeps, (batch, keep) each, counted as ``reorganize`` does."""
+        return self._run(images, keep_rate)[1]
+
+    def _run(self, images: Tensor, keep_rate: float | None) -> tuple[Tensor, list[Tensor]]:
+        rate = self.keep_rate if keep_rate is None else keep_rate
+        stages: list[Tensor] = []
+
+        def reduce(tokens: Tensor, attention: Tensor) -> Tensor:
+            tokens, kept = reorganize(
+                tokens,
+                class_attention_scores(attention),
+                tokens_kept(tokens.shape[-2] - 1, rate),
+                fuse=self.fuse,
+                normalize=self.normalize,
+                select=self.select,
+                generator=self.generator,
+            )
+            stages.append(kept)
+            return tokens
+
+        x = self.vit.embed(self.patches(images))
+        for index, block in enumerate(self.vit.blocks):
+            x, _ = block(x, self.queries(index), reduce if index in self.locations else None)
+        return self.vit.classify(x), stages
+
+
+def keep_rate_schedule(step: int, steps_per_epoch: int, start: float, shrink: float, base: float) -> float:
+    """The keep rate of a step: 1 for ``start`` epochs, then half a cosine over ``shrink`` to ``base``.
+
+    Raises ``ValueError`` for a negative step, start or shrink, steps_per_epoch < 1, or base outside (0, 1].
+    """
+    for name, value, low in (
+        ("step", step, 0),
+        ("steps_per_epoch", steps_per_epoch, 1),
+        ("start", start, 0),
+        ("shrink", shrink, 0),
+    ):
+        if value < low:
+            raise ValueError(f"{name} must be >= {low}, got {value}")
+    tokens_kept(1, base)
+    since = step / steps_per_epoch - start
+    if since < 0:
+        return 1.0
+    if since >= shrink:
+        return base
+    return base + (1 - base) * (1 + math.cos(math.pi * since / shrink)) / 2
+
+
+def resize_positions(positions: Tensor, side: int) -> Tensor:
+    """Positions for a grid of ``side`` x ``side`` patches: (n^2 + 1, dim) -> (side^2 + 1, dim), bicubic.
+
+    The class token's own is left alone. Raises ``ValueError`` for side < 1 or patches that are not a square.
+    """
+    old = math.isqrt(len(positions) - 1)
+    if side < 1 or old < 1 or old**2 != len(positions) - 1:
+        raise ValueError(f"expected side >= 1 and n^2 + 1 positions, got {side} and {len(positions)}")
+    grid = rearrange(positions[1:], "(y x) dim -> 1 dim y x", y=old)
+    resized = interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+    return torch.cat([positions[:1], rearrange(resized, "1 dim y x -> (y x) dim")])
+
+
+# --- what it costs ----------------------------------------------------------------------------------------
+
+
+class BlockCost(NamedTuple):
+    """Multiply-accumulates of one block for one image."""
+
+    attention: int
+    mlp: int
+
+
+def token_counts(
+    image: int, patch: int, depth: int, keep_rate: float, locations: Sequence[int], fuse: bool = True
+) -> list[tuple[int, int]]:
+    """Tokens that the attention and then the MLP of each block work on, the class token included.
+
+    Raises ``ValueError`` as ``EViT`` does.
+    """
+    _check_locations(locations, depth)
+    tokens = _tokens(image, patch) + 1
+    counts = []
+    for block in range(depth):
+        before, candidates = tokens, tokens - 1
+        keep = tokens_kept(candidates, keep_rate) if block in locations else candidates
+        if keep < candidates:
+            tokens = 1 + keep + fuse
+        counts.append((before, tokens))
+    return counts
+
+
+def block_costs(counts: Iterable[tuple[int, int]], dim: int) -> list[BlockCost]:
+    """``4 N d^2 + 2 N^2 d`` for attention on N tokens and ``8 M d^2`` for the MLP on M, block by block."""
+    return [
+        BlockCost(4 * before * dim**2 + 2 * before**2 * dim, 2 * MLP_RATIO * after * dim**2)
+        for before, after in counts
+    ]
+
+
+def evit_macs(
+    image: int,
+    patch: int,
+    dim: int,
+    counts: Iterable[tuple[int, int]],
+    *,
+    channels: int = 3,
+    classes: int = 1000,
+) -> int:
+    """Multiply-accumulates for one image: patch embedding, blocks with these token counts, read-out."""
+    embedding = _tokens(image, patch) * channels * patch**2 * dim
+    return embedding + sum(sum(cost) for cost in block_costs(counts, dim)) + classes * dim
+
+
+# --- cluttered digits -------------------------------------------------------------------------------------
+
+CANVAS, MARGIN = 12, 2
+
+
+def clutter(digits: Tensor, generator: torch.Generator) -> Tensor:
+    """8 x 8 digits in the middle of 12 x 12 canvases of noise, fourfold's own test of what is background.
+
+    ``digits``: (n, 8, 8) in 0..1. Returns (n, 1, 12, 12): the border uniform in 0..0.5, then standardised by
+    ``(v - 0.25) / 0.3``. Raises ``ValueError`` for another shape.
+    """
+    inner = CANVAS - 2 * MARGIN
+    if digits.ndim != 3 or digits.shape[1:] != (inner, inner):
+        raise ValueError(f"expected digits of shape (n, {inner}, {inner}), got {tuple(digits.shape)}")
+    canvas = torch.rand(len(digits), 1, CANVAS, CANVAS, generator=generator) / 2
+    canvas[:, 0, MARGIN:-MARGIN, MARGIN:-MARGIN] = digits
+    return (canvas - 0.25) / 0.3
+
+
+def on_the_digit(patch: int = 2) -> Tensor:
+    """Which patches of a cluttered canvas show the digit, row by row: (tokens,), bool.
+
+    Raises ``ValueError`` unless patches divide canvas and margin.
+    """
+    if patch < 1 or CANVAS % patch or MARGIN % patch:
+        raise ValueError(f"patch must divide {CANVAS} and {MARGIN}, got {patch}")
+    mask = torch.zeros(CANVAS // patch, CANVAS // patch, dtype=torch.bool)
+    edge = MARGIN // patch
+    mask[edge:-edge, edge:-edge] = True
+    return mask.flatten()
+
+
+# --- sizes ------------------------------------------------------------------------------------------------
+
+
+def _tokens(image: int, patch: int) -> int:
+    if patch < 1 or image < patch or image % patch:
+        raise ValueError(f"patch must be >= 1 and divide the image's side, got {patch} and {image}")
+    return (image // patch) ** 2
+
+
+def _check_locations(locations: Sequence[int], depth: int) -> None:
+    rising = all(one < other for one, other in pairwise(locations))
+    if not rising or not all(0 <= block < depth for block in locations):
+        raise ValueError(f"locations must rise within 0..{depth - 1}, got {list(locations)}")

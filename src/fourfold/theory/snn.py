@@ -1,0 +1,404 @@
+"""SNN: networks whose activation function pulls every layer's mean and variance to 0 and 1.
+
+Klambauer, Unterthiner, Mayr and Hochreiter, arXiv 1706.02515, NIPS 2017. A unit sums many inputs of mean mu
+and variance nu with weights of sum omega and sum of squares tau. Its input is then nearly Gaussian with mean
+``x = mu omega`` and variance ``y = nu tau``, and the mean and variance of its output are a function
+g(mu, nu; omega, tau): the *moment map*. For SELU, g has the fixed point (0, 1) at omega = 0, tau = 1, and
+contracts around it.
+
+Implemented: SELU and its parameters for any fixed point, the moment map and its Jacobian in closed form, the
+same map by quadrature for any activation, alpha dropout, random networks that only propagate moments, and the
+plain networks that the paper compares.
+
+Departures: parameters for other fixed points come from a quadratic equation where the authors use a root
+finder; the closed forms are rearranged so that no exponential overflows; a residual block has one layer; the
+output layer of every kind starts as an SNN's.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
+from scipy.special import erfc, erfcx
+from torch import Tensor, nn
+from torch.nn.functional import elu, linear, relu
+
+Array = NDArray[np.float64]
+
+# --- the moment map ---------------------------------------------------------------------------------------
+
+
+def _gaussian(mean: ArrayLike, variance: ArrayLike) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """The integrals of z ~ N(x, y) that SELU's moments are made of, each twice its value.
+
+    Returns x, y, 2 P(z > 0), 2 E[z; z > 0], 2 E[e^z; z < 0], 2 E[e^2z; z < 0]. The paper writes the last two
+    as ``e^(kx + k^2 y/2) erfc(a)``, whose first factor overflows; ``e^(-x^2/2y) erfcx(a)`` is the same.
+    Raises ``ValueError`` unless y > 0.
+    """
+    x, y = np.broadcast_arrays(np.asarray(mean, float), np.asarray(variance, float))
+    if not (y > 0).all():
+        raise ValueError(f"the variance of a unit's input, nu tau, must be > 0, got {y.min()}")
+    root, bell = np.sqrt(2 * y), np.exp(-x * x / (2 * y))
+
+    def exponential(k: int) -> Array:
+        a = (x + k * y) / root
+        # For a < 0 it is erfcx that overflows, and the exponent is negative.
+        return np.where(
+            a > 0, bell * erfcx(np.maximum(a, 0)), np.exp(np.minimum(k * x + k * k * y / 2, 0)) * erfc(a)
+        )
+
+    above = erfc(-x / root)
+    return x, y, above, x * above + bell * np.sqrt(2 * y / np.pi), exponential(1), exponential(2)
+
+
+def selu_parameters(mean: float = 0.0, var: float = 1.0) -> tuple[float, float]:
+    """``(alpha, lam)`` for which (mean, var) is a fixed point of the moment map at omega = tau = 1.
+
+    ``E selu = mean`` and ``E selu^2 = mean^2 + var`` read ``lam/2 (A + alpha B)`` and
+    ``lam^2/2 (C + alpha^2 D)``; without lam they are a quadratic equation for alpha. For (0, 1) this is the
+    paper's closed form, and omega does not matter.
+    Raises ``ValueError`` if var is not > 0, or if no alpha > 0 and lam > 0 have this fixed point.
+    """
+    if not (math.isfinite(mean) and 0 < var < math.inf):
+        raise ValueError(f"a fixed point must have a finite mean and a variance > 0, got {mean}, {var}")
+    x, y, above, a, e1, e2 = map(float, _gaussian(mean, var))
+    second, below = mean * mean + var, 2 - above
+    b, c, d = e1 - below, x * a + y * above, e2 - 2 * e1 + below
+    inner = 2 * (second * (d * a * a + c * b * b) - 2 * mean * mean * c * d)
+    divisor = 2 * mean * mean * d - second * b * b
+    # Both B and D vanish where practically no input is negative: alpha then has nothing to act on.
+    if inner >= 0 and divisor:
+        alpha = (second * a * b + mean * math.sqrt(inner)) / divisor
+        lam = math.sqrt(2 * second / (c + alpha * alpha * d))
+        if alpha > 0 and math.isclose(lam * (a + alpha * b) / 2, mean, rel_tol=1e-9, abs_tol=1e-12):
+            return alpha, lam
+    raise ValueError(f"no alpha > 0 and lambda > 0 give SELU the fixed point ({mean}, {var})")
+
+
+ALPHA, LAM = selu_parameters()
+"""SELU's own, for mean 0 and variance 1: 1.6732632423543778 and 1.0507009873554805."""
+SATURATION = -LAM * ALPHA
+"""SELU's limit for very negative inputs."""
+
+
+def moment_map(
+    mu: ArrayLike,
+    omega: ArrayLike,
+    nu: ArrayLike,
+    tau: ArrayLike,
+    alpha: float = ALPHA,
+    lam: float = LAM,
+) -> tuple[Array, Array]:
+    """Mean and variance of a SELU unit's output (paper, equations 4 and 5); all arguments broadcast.
+
+    ``mu``, ``nu``: mean and variance of its inputs; ``omega``, ``tau``: sum and sum of squares of weights.
+    Raises ``ValueError`` unless ``nu tau > 0``.
+    """
+    x, y, above, ramp, e1, e2 = _gaussian(np.multiply(mu, omega), np.multiply(nu, tau))
+    below = 2 - above
+    mean = lam / 2 * (ramp + alpha * (e1 - below))
+    second = lam**2 / 2 * (y * above + x * ramp + alpha**2 * (e2 - 2 * e1 + below))
+    return mean, second - mean**2
+
+
+def moment_jacobian(
+    mu: ArrayLike,
+    omega: ArrayLike,
+    nu: ArrayLike,
+    tau: ArrayLike,
+    alpha: float = ALPHA,
+    lam: float = LAM,
+) -> Array:
+    """The Jacobian of ``moment_map`` with respect to (mu, nu): (..., 2, 2), a row for each output.
+
+    For a Gaussian, d/dx E f = E f' and d/dy E f = E f''/2, where f'' has a spike at SELU's kink.
+    """
+    x, y, above, ramp, e1, e2 = _gaussian(np.multiply(mu, omega), np.multiply(nu, tau))
+    mean = lam / 2 * (ramp + alpha * (e1 - (2 - above)))
+    density = np.exp(-x * x / (2 * y)) / np.sqrt(2 * np.pi * y)
+    mean_x = lam / 2 * (above + alpha * e1)
+    mean_y = lam / 4 * (alpha * e1 + 2 * (1 - alpha) * density)
+    second_x = lam**2 * (ramp + alpha**2 * (e2 - e1))
+    second_y = lam**2 / 2 * (above + alpha**2 * (2 * e2 - e1))
+    columns = [
+        np.stack([mean_x, second_x - 2 * mean * mean_x], -1) * np.asarray(omega, float)[..., None],
+        np.stack([mean_y, second_y - 2 * mean * mean_y], -1) * np.asarray(tau, float)[..., None],
+    ]
+    return np.stack(np.broadcast_arrays(*columns), -1)
+
+
+def quadrature_map(
+    activation: Callable[[Array], Array], x: ArrayLike, y: ArrayLike, nodes: int = 100
+) -> tuple[Array, Array]:
+    """Mean and variance of ``activation(z)``, z ~ N(x, y), for any activation that is smooth but at zero.
+
+    Gauss-Legendre on each side of zero, out to twelve standard deviations. ``x``, ``y`` broadcast.
+    Raises ``ValueError`` unless y > 0.
+    """
+    x, y = np.broadcast_arrays(np.asarray(x, float)[..., None], np.asarray(y, float)[..., None])
+    if not (y > 0).all():
+        raise ValueError(f"the variance of a unit's input must be > 0, got {y.min()}")
+    points, weights = np.polynomial.legendre.leggauss(nodes)
+    first, second = np.zeros(x.shape[:-1]), np.zeros(x.shape[:-1])
+    for end in (np.minimum(x - 12 * np.sqrt(y), 0), np.maximum(x + 12 * np.sqrt(y), 0)):
+        z = end * (points + 1) / 2
+        density = np.abs(end) / 2 * weights * np.exp(-((z - x) ** 2) / (2 * y)) / np.sqrt(2 * np.pi * y)
+        first += (activation(z) * density).sum(-1)
+        second += (activation(z) ** 2 * density).sum(-1)
+    return first, second - first**2
+
+
+def largest(
+    function: Callable[..., Array], box: Mapping[str, tuple[float, float]], points: int, starts: int = 8
+) -> float:
+    """The largest value of ``function`` on a box: on a grid with its end points, then climbed from there.
+
+    ``box``: argument -> (low, high); the function broadcasts over them. The climbers (L-BFGS-B) start from
+    grid points spread over the ranks of their values, so that they look beyond the grid's best one too.
+    Raises ``ValueError`` for fewer than 2 points.
+    """
+    if points < 2:
+        raise ValueError(f"points must be >= 2 for a grid with its end points, got {points}")
+    axes = [np.linspace(low, high, points) for low, high in box.values()]
+    grid = np.meshgrid(*axes, indexing="ij", sparse=True)
+    values = np.broadcast_to(function(**dict(zip(box, grid, strict=True))), [points] * len(box))
+    order = np.argsort(values, axis=None)[:: -max(1, values.size // starts)]
+    middle, half = np.array([[sum(side) / 2, (side[1] - side[0]) / 2] for side in box.values()]).T
+
+    def descend(place: Array) -> float:
+        # Sides differ by a factor of a hundred; seen from here each is 2.
+        return -float(function(**dict(zip(box, middle + half * place, strict=True))))
+
+    best = float(values.max())
+    for index in order:
+        start = [axis[i] for axis, i in zip(axes, np.unravel_index(index, values.shape), strict=True)]
+        climbed = minimize(descend, (np.array(start) - middle) / half, bounds=[(-1, 1)] * len(box))
+        best = max(best, -float(climbed.fun))
+    return best
+
+
+# --- activation and dropout -------------------------------------------------------------------------------
+
+
+def selu(x: Tensor, alpha: float = ALPHA, lam: float = LAM) -> Tensor:
+    """``lam x`` above zero and ``lam alpha (e^x - 1)`` below: a scaled ELU, element by element."""
+    return lam * elu(x, alpha)
+
+
+def _rate(p: float) -> None:
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout rate must be in [0, 1), got {p}")
+
+
+def alpha_dropout(
+    x: Tensor,
+    p: float,
+    generator: torch.Generator,
+    mean: float = 0.0,
+    var: float = 1.0,
+    saturation: float = SATURATION,
+) -> Tensor:
+    """Send a share p of the units to SELU's saturation, then restore mean and variance.
+
+    ``a (x d + saturation (1 - d)) + b`` with d = 1 for units that are kept. If x has mean ``mean`` and
+    variance ``var``, so has the result, exactly and for any distribution. With saturation 0, mean 0 and
+    var 1 this is dropout scaled by ``1/sqrt(1-p)``, not by the usual ``1/(1-p)``.
+    Raises ``ValueError`` unless 0 <= p < 1.
+    """
+    _rate(p)
+    q = 1 - p
+    a = math.sqrt(var / (q * (p * (saturation - mean) ** 2 + var)))
+    b = mean - a * (q * mean + p * saturation)
+    dropped = torch.rand(x.shape, generator=generator, dtype=x.dtype) < p
+    return a * x.masked_fill(dropped, saturation) + b
+
+
+def standard_dropout(x: Tensor, p: float, generator: torch.Generator) -> Tensor:
+    """Send a share p of the units to zero and multiply the rest by ``1/(1-p)``: only the mean is kept."""
+    _rate(p)
+    dropped = torch.rand(x.shape, generator=generator, dtype=x.dtype) < p
+    return x.masked_fill(dropped, 0) / (1 - p)
+
+
+# --- networks ---------------------------------------------------------------------------------------------
+
+
+def propagate_moments(
+    activation: Callable[[Tensor], Tensor],
+    gain: float,
+    depth: int,
+    width: int,
+    batch: int,
+    generator: torch.Generator,
+    start: tuple[float, float] = (0.0, 1.0),
+    after: Callable[[Tensor], Tensor] = lambda x: x,
+) -> Tensor:
+    """What random layers do to a batch of N(start) numbers: (depth, 3), a row for each layer.
+
+    Weights are N(0, gain / width), new in every layer (gain 1: LeCun, 2: He). ``start``: mean and variance.
+    ``after`` acts on every layer's output, such as noise or dropout. The columns: mean and variance over
+    units and batch together, and the variance of a unit over the batch, averaged over units.
+    Raises ``ValueError`` for depth, width or batch < 1, a gain <= 0, or a negative variance.
+    """
+    for name, size in (("depth", depth), ("width", width), ("batch", batch)):
+        if size < 1:
+            raise ValueError(f"{name} must be >= 1, got {size}")
+    if not gain > 0 or start[1] < 0:
+        raise ValueError(f"gain must be > 0 and a variance >= 0, got {gain} and {start[1]}")
+    x = start[0] + math.sqrt(start[1]) * torch.randn(batch, width, generator=generator)
+    rows = []
+    for _ in range(depth):
+        weights = torch.randn(width, width, generator=generator) * math.sqrt(gain / width)
+        x = after(activation(x @ weights))
+        rows.append(torch.stack([x.mean(), x.var(correction=0), x.var(0, correction=0).mean()]))
+    return torch.stack(rows)
+
+
+class Activation(nn.Module):
+    """An activation function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape, element by element."""
+        return self.function(x)
+
+
+class Dropout(nn.Module):
+    """One of the two dropouts, in training only, from a generator that is seeded where the module is built.
+
+    So a seed decides all masks of a network, whatever else draws numbers meanwhile.
+    """
+
+    def __init__(self, function: Callable[[Tensor, float, torch.Generator], Tensor], p: float):
+        super().__init__()
+        _rate(p)
+        self.function = function
+        self.p = p
+        self.generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return self.function(x, self.p, self.generator) if self.training else x
+
+
+class WeightNormLinear(nn.Linear):
+    """A linear layer of directions and lengths (Salimans and Kingma 2016): rows ``g v / |v|``."""
+
+    def __init__(self, d_in: int, d_out: int):
+        super().__init__(d_in, d_out)
+        self.length = nn.Parameter(torch.ones(d_out, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d_in) -> (..., d_out)."""
+        direction = self.weight / torch.linalg.vector_norm(self.weight, dim=1, keepdim=True)
+        return linear(x, self.length * direction, self.bias)
+
+
+class Skip(nn.Module):
+    """``x + f(x)``, and with a gate (highway, Srivastava et al. 2015) ``t f(x) + (1 - t) x``."""
+
+    def __init__(self, inside: nn.Module, gate: nn.Module | None = None):
+        super().__init__()
+        self.inside = inside
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width) -> (batch, width)."""
+        if self.gate is None:
+            return x + self.inside(x)
+        return x + torch.sigmoid(self.gate(x)) * (self.inside(x) - x)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the hidden layers of a plain network are made."""
+
+    activation: Callable[[Tensor], Tensor]
+    gain: float
+    """Weights start as N(0, gain / fan-in): 1 is LeCun's rule, 2 is He's."""
+    norm: Literal["batch", "layer", "weight"] | None = None
+    skip: Literal["highway", "residual"] | None = None
+    dropout: Callable[[Tensor, float, torch.Generator], Tensor] = standard_dropout
+
+
+KINDS = {
+    "snn": Kind(selu, 1, dropout=alpha_dropout),
+    "relu": Kind(relu, 2),
+    "bn": Kind(relu, 2, norm="batch"),
+    "ln": Kind(relu, 2, norm="layer"),
+    "wn": Kind(relu, 2, norm="weight"),
+    "highway": Kind(relu, 2, skip="highway"),
+    "residual": Kind(relu, 2, norm="batch", skip="residual"),
+    "snn_he": Kind(selu, 2, dropout=alpha_dropout),
+    "snn_dropout": Kind(selu, 1),
+    "relu_alpha": Kind(relu, 2, dropout=alpha_dropout),
+}
+"""The networks by name. The last two are an SNN with one thing broken: its initial weights, its dropout."""
+
+
+def make_mlp(
+    kind: str,
+    d_in: int,
+    width: int,
+    depth: int,
+    n_classes: int,
+    dropout: float = 0.0,
+    bn_order: Literal["before", "after"] = "before",
+) -> nn.Sequential:
+    """A plain network of ``depth`` hidden layers of equal width and a linear output layer.
+
+    (batch, d_in) -> (batch, n_classes). ``kind``: a name in ``KINDS``. Biases start at 0. ``dropout``: the
+    rate after every activation; 0 adds no module. ``bn_order``: batch norm before the ReLU, as usual, or
+    after it, as in the authors' code for their figure 1. Batch norm keeps no running averages: it uses the
+    statistics of the batch at hand, in evaluation too. Skips start at the second layer, where shapes agree.
+    Raises ``ValueError`` for an unknown kind or order, a size < 1, or a rate outside [0, 1).
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    if bn_order not in ("before", "after"):
+        raise ValueError(f"bn_order must be 'before' or 'after', got {bn_order!r}")
+    for name, size in (("d_in", d_in), ("width", width), ("depth", depth), ("n_classes", n_classes)):
+        if size < 1:
+            raise ValueError(f"{name} must be >= 1, got {size}")
+    _rate(dropout)
+    spec = KINDS[kind]
+
+    def dense(fan_in: int, fan_out: int, gain: float, bias: float = 0.0) -> nn.Linear:
+        layer = (WeightNormLinear if spec.norm == "weight" else nn.Linear)(fan_in, fan_out)
+        nn.init.normal_(layer.weight, std=math.sqrt(gain / fan_in))
+        nn.init.constant_(layer.bias, bias)
+        if isinstance(layer, WeightNormLinear):
+            layer.length.data = torch.linalg.vector_norm(layer.weight.data, dim=1, keepdim=True)
+        return layer
+
+    def finish() -> list[nn.Module]:
+        """What follows a linear layer."""
+        steps: list[nn.Module] = [Activation(spec.activation)]
+        if spec.norm == "batch":
+            norm = nn.BatchNorm1d(width, track_running_stats=False)
+            steps.insert(0 if bn_order == "before" else 1, norm)
+        elif spec.norm == "layer":
+            steps.insert(0, nn.LayerNorm(width))
+        return [*steps, Dropout(spec.dropout, dropout)] if dropout else steps
+
+    layers: list[nn.Module] = [dense(d_in, width, spec.gain)]
+    if spec.skip != "residual":
+        layers += finish()
+    for _ in range(depth - 1):
+        if spec.skip == "residual":
+            layers.append(Skip(nn.Sequential(*finish(), dense(width, width, spec.gain))))
+            continue
+        layer = nn.Sequential(dense(width, width, spec.gain), *finish())
+        # A gate that starts nearly closed lets a deep highway network carry its input at first.
+        layers.append(Skip(layer, dense(width, width, 1, bias=-2.0)) if spec.skip == "highway" else layer)
+    if spec.skip == "residual":
+        layers += finish()
+    return nn.Sequential(*layers, dense(width, n_classes, 1))

@@ -1,0 +1,420 @@
+"""EViT: reorganisation is sorting by class attention, keep rate 1 is a ViT, and its cost is the counter's."""
+
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch.func import vmap
+from torch.nn.functional import cross_entropy
+from transformers import ViTConfig, ViTModel
+from transformers.models.vit.modeling_vit import ViTEmbeddings
+
+from fourfold import cost
+from fourfold.efficiency.evit import (
+    FUSED,
+    SELECTS,
+    DeiT,
+    EViT,
+    block_costs,
+    class_attention_scores,
+    clutter,
+    evit_macs,
+    keep_rate_schedule,
+    on_the_digit,
+    original_indices,
+    reorganize,
+    resize_positions,
+    token_counts,
+    tokens_kept,
+)
+from fourfold.training import Recipe, seeded, shuffled, stream, train
+
+EXACT = {"rtol": 0, "atol": 1e-12}
+SMALL = {"image": 12, "patch": 2, "channels": 1, "dim": 16, "depth": 4, "heads": 4, "classes": 3}
+DEIT_S = {"image": 224, "patch": 16, "dim": 384, "depth": 12, "heads": 6, "classes": 1000}
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def scores_for(batch: int, candidates: int, seed: int = 0) -> torch.Tensor:
+    return normal(batch, candidates + 1, seed=seed).softmax(-1)[:, 1:]
+
+
+def small(seed: int = 0, **how) -> EViT:
+    with seeded(seed):
+        return EViT(**{**SMALL, "locations": (1, 2), **how}).double().eval()
+
+
+# --- oracles ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("candidates", "keep"), [(1, 1), (2, 1), (7, 3), (36, 18), (36, 35), (36, 36)])
+@pytest.mark.parametrize("fuse", [True, False])
+def test_reorganize_is_sorting_each_sample_with_numpy(candidates, keep, fuse):
+    x, scores = normal(3, candidates + 1, 5), scores_for(3, candidates)
+    tokens, kept = reorganize(x, scores, keep, fuse=fuse)
+    assert kept.shape == (3, keep)
+    for sample in range(3):
+        patches, weights = x[sample, 1:].numpy(), scores[sample].numpy()
+        order = np.argsort(-weights, kind="stable") if keep < candidates else np.arange(candidates)
+        rows = [x[sample, 0].numpy(), *(patches[i] for i in order[:keep])]
+        if fuse and keep < candidates:
+            rows.append(sum(weights[i] * patches[i] for i in order[keep:]))
+        assert kept[sample].tolist() == order[:keep].tolist()
+        np.testing.assert_allclose(tokens[sample].numpy(), np.stack(rows), rtol=0, atol=1e-12)
+
+
+THEIR_NAMES = {
+    "attention.query": "attention.q_proj",
+    "attention.key": "attention.k_proj",
+    "attention.value": "attention.v_proj",
+    "attention.projection": "attention.o_proj",
+    "norm_attention": "layernorm_before",
+    "norm_mlp": "layernorm_after",
+    "mlp.up": "mlp.fc1",
+    "mlp.down": "mlp.fc2",
+}
+
+
+def in_their_names(net: DeiT) -> dict[str, torch.Tensor]:
+    """Our weights under the names of HuggingFace's ViT."""
+    state = net.state_dict()
+    theirs = {
+        "embeddings.cls_token": state["vit.cls"][None, None],
+        "embeddings.position_embeddings": state["vit.positions"][None],
+    }
+    for kind in ("weight", "bias"):
+        theirs[f"embeddings.patch_embeddings.projection.{kind}"] = state[f"patches.{kind}"]
+        theirs[f"layernorm.{kind}"] = state[f"vit.norm.{kind}"]
+        for block in range(len(net.vit.blocks)):
+            for ours, name in THEIR_NAMES.items():
+                theirs[f"layers.{block}.{name}.{kind}"] = state[f"vit.blocks.{block}.{ours}.{kind}"]
+    return theirs
+
+
+def huggingface(net: DeiT) -> ViTModel:
+    config = ViTConfig(
+        hidden_size=SMALL["dim"], num_hidden_layers=SMALL["depth"], num_attention_heads=SMALL["heads"],
+        intermediate_size=4 * SMALL["dim"], image_size=SMALL["image"], patch_size=SMALL["patch"],
+        num_channels=SMALL["channels"], layer_norm_eps=1e-6, hidden_act="gelu", hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, attn_implementation="eager",
+    )  # fmt: skip
+    theirs = ViTModel(config, add_pooling_layer=False).eval()
+    theirs.load_state_dict(in_their_names(net), strict=True)
+    return theirs
+
+
+def test_at_keep_rate_one_it_is_huggingfaces_vit():
+    net, images = small().float(), normal(2, 1, 12, 12).float()
+    expected = net.vit.head(huggingface(net)(images).last_hidden_state[:, 0])
+    torch.testing.assert_close(net(images, 1.0), expected, rtol=0, atol=1e-5)
+    assert (net(images, 0.7) - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("old", "new"), [(6, 9), (6, 4), (3, 3), (1, 2)])
+def test_positions_are_resized_as_huggingface_does(old, new):
+    config = ViTConfig(hidden_size=8, num_attention_heads=2, image_size=2 * old, patch_size=2, num_channels=1)
+    theirs, positions = ViTEmbeddings(config), normal(old**2 + 1, 8).float()
+    theirs.position_embeddings.data = positions[None]
+    tokens = torch.zeros(1, new**2 + 1, 8)
+    expected = theirs.interpolate_pos_encoding(tokens, 2 * new, 2 * new)[0]
+    torch.testing.assert_close(resize_positions(positions, new), expected, rtol=0, atol=1e-5)
+    assert torch.equal(resize_positions(positions, new)[0], positions[0])
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+@pytest.mark.parametrize("rate", [1.0, 0.7, 0.5, 0.07])
+def test_the_closed_form_is_torchs_counter_and_the_published_numbers(fuse, rate):
+    with torch.device("meta"):
+        net = EViT(**DEIT_S, keep_rate=rate, fuse=fuse)
+    counts = token_counts(224, 16, 12, rate, (3, 6, 9), fuse)
+    macs = evit_macs(224, 16, 384, counts)
+    assert cost.macs(net, (1, 3, 224, 224)) == macs
+    assert cost.parameters(net) == 22_050_664
+    known = {
+        (1.0, True): 4.5989,
+        (0.7, True): 3.0293,
+        (0.5, True): 2.3088,
+        (0.7, False): 2.9970,
+        (0.5, False): 2.2824,
+    }
+    if (rate, fuse) in known:
+        assert round(macs / 1e9, 4) == known[rate, fuse]
+
+
+def test_token_counts_of_deit_s():
+    counts = token_counts(224, 16, 12, 0.7, (3, 6, 9))
+    assert [counts[block][1] - 1 for block in (3, 6, 9)] == [139, 99, 71]
+    assert counts[:4] == [(197, 197)] * 3 + [(197, 140)]
+    costs = block_costs(counts, 384)
+    assert costs[3].attention == costs[0].attention
+    assert costs[3].mlp < costs[0].mlp
+
+
+# --- identities -------------------------------------------------------------------------------------------
+
+
+def mismatch(rate: float) -> float:
+    """The verdict's number of C2: largest difference to the plain network's logits."""
+    net = small()
+    with seeded(9):
+        plain = DeiT(**SMALL).double().eval()
+    net.load_state_dict(plain.state_dict(), strict=True)
+    images = normal(4, 1, 12, 12)
+    with torch.no_grad():
+        return float((net(images, rate) - plain(images)).abs().max())
+
+
+def test_at_keep_rate_one_it_is_deit_to_the_bit_and_below_it_is_not():
+    assert mismatch(1.0) == 0
+    assert mismatch(0.7) > 1e-3  # the control of C2
+
+
+def test_leaving_out_what_nobody_reads_changes_nothing():
+    images, whole, short = normal(4, 1, 12, 12), small(), small(whole=False)
+    for rate in (1.0, 0.7, 0.3):
+        torch.testing.assert_close(short(images, rate), whole(images, rate), **EXACT)
+    with seeded(0):
+        plain = DeiT(**SMALL, whole=False).double()
+    torch.testing.assert_close(plain(images), whole(images, 1.0), **EXACT)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.6, 0.2])
+def test_the_order_of_patches_does_not_matter_once_they_have_their_positions(rate):
+    net, images = small(), normal(3, 1, 12, 12)
+    expected = net(images, rate)
+    embed, order = net.vit.embed, torch.randperm(36, generator=torch.Generator().manual_seed(0))
+
+    def shuffled_embed(tokens):
+        x = embed(tokens)
+        return torch.cat([x[:, :1], x[:, 1:][:, order]], 1)
+
+    net.vit.embed = shuffled_embed
+    torch.testing.assert_close(net(images, rate), expected, **EXACT)
+
+
+@settings(deadline=None, max_examples=40)
+@given(candidates=st.integers(1, 40), data=st.data(), select=st.sampled_from(SELECTS))
+def test_kept_and_fused_partition_the_candidates_of_each_sample(candidates, data, select):
+    keep = data.draw(st.integers(1, candidates))
+    x = torch.eye(candidates + 1, dtype=torch.float64).expand(3, -1, -1)
+    scores = scores_for(3, candidates, seed=candidates)
+    tokens, kept = reorganize(x, scores, keep, select=select, generator=torch.Generator().manual_seed(0))
+    assert all(len(set(row)) == keep for row in kept.tolist())
+    assert tokens.shape == (3, min(keep + 2, candidates + 1), candidates + 1)
+    if keep < candidates:  # one-hot tokens: the fused one shows the weight of each candidate
+        weights = scores.scatter(1, kept, 0.0)
+        torch.testing.assert_close(tokens[:, -1, 1:], weights, **EXACT)
+        normalized = reorganize(
+            x, scores, keep, normalize=True, select=select, generator=torch.Generator().manual_seed(0)
+        )[0]
+        torch.testing.assert_close(normalized[:, -1, 1:], weights / weights.sum(1, keepdim=True), **EXACT)
+
+
+def test_selections_are_what_they_are_called():
+    x, scores = normal(4, 11, 3), scores_for(4, 10)
+
+    def kept(select, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        return reorganize(x, scores, 4, select=select, generator=generator)[1]
+
+    for top, bottom, row in zip(kept("top"), kept("bottom"), scores, strict=True):
+        assert row[top].min() >= row.sort().values[6]
+        assert row[bottom].max() <= row.sort().values[3]
+    assert (kept("shared") == kept("shared")[0]).all()
+    assert torch.equal(kept("random"), kept("random"))
+    assert not torch.equal(kept("random"), kept("random", seed=1))
+
+
+def test_scores_are_the_class_tokens_row_without_itself():
+    attention = normal(2, 3, 5, 5).softmax(-1)
+    scores = class_attention_scores(attention)
+    torch.testing.assert_close(scores, attention.mean(1)[:, 0, 1:], **EXACT)
+    torch.testing.assert_close(scores.sum(-1), 1 - attention.mean(1)[:, 0, 0], **EXACT)
+
+
+@given(n=st.integers(1, 400), percent=st.integers(1, 100))
+@example(n=100, percent=7)
+@example(n=1, percent=1)
+def test_as_many_are_kept_as_whole_numbers_say(n, percent):
+    assert tokens_kept(n, percent / 100) == -(-percent * n // 100)
+
+
+def test_places_are_followed_through_three_stages():
+    first = torch.tensor([[4, 2, 5, 0]])
+    second = torch.tensor([[1, 4, 3]])  # 4 is the fused token of the first stage
+    third = torch.tensor([[1, 3, 0]])  # place 1 is that fused token again, 3 the one of the second stage
+    places = original_indices([first, second, third])
+    assert [place.tolist() for place in places] == [[[4, 2, 5, 0]], [[2, FUSED, 0]], [[FUSED, FUSED, 2]]]
+    plain = original_indices([first, torch.tensor([[1, 3]])], fuse=False)
+    assert plain[1].tolist() == [[2, 0]]
+    assert original_indices([]) == []
+
+
+def test_places_of_a_network_never_come_back():
+    net = small(depth=6, locations=(1, 2, 4))
+    places = original_indices(net.kept(normal(5, 1, 12, 12), 0.6))
+    for sample in range(5):
+        sets = [{int(p) for p in stage[sample] if p != FUSED} for stage in places]
+        assert sets[0] >= sets[1] >= sets[2]
+        assert len(sets[2]) >= 1
+
+
+def test_the_schedule_falls_by_half_a_cosine():
+    rate = partial(keep_rate_schedule, steps_per_epoch=10, start=2, shrink=4, base=0.6)
+    assert [rate(0), rate(19), rate(20)] == [1, 1, 1]
+    assert rate(40) == pytest.approx(0.8)
+    assert rate(60) == rate(1000) == 0.6
+    values = [rate(step) for step in range(70)]
+    assert all(one >= other for one, other in pairwise(values))
+    assert keep_rate_schedule(0, 10, 0, 0, 0.7) == 0.7
+
+
+# --- gradients, training ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_gradients_are_the_numerical_ones_and_reach_scores_through_the_fused_token(normalize):
+    x, scores = normal(2, 7, 3).requires_grad_(), scores_for(2, 6).requires_grad_()
+
+    def tokens(x, scores):
+        return reorganize(x, scores, 3, normalize=normalize)[0]
+
+    assert torch.autograd.gradcheck(tokens, (x, scores))
+    _, kept = reorganize(x, scores, 3)
+    (gradient,) = torch.autograd.grad(tokens(x, scores).square().sum(), scores)
+    assert (gradient.gather(1, kept) == 0).all()
+    assert gradient.ne(0).sum() == 2 * 3
+    (dropped,) = torch.autograd.grad(reorganize(x, scores, 3, fuse=False)[0].sum() + 0 * scores.sum(), scores)
+    assert (dropped == 0).all()
+
+
+def test_an_ensemble_reorganises_as_its_members_do():
+    x, scores = normal(3, 4, 8, 5), torch.stack([scores_for(4, 7, seed) for seed in range(3)])
+    together, kept = vmap(lambda x, scores: reorganize(x, scores, 3))(x, scores)
+    for member in range(3):
+        alone, indices = reorganize(x[member], scores[member], 3)
+        assert torch.equal(kept[member], indices)
+        torch.testing.assert_close(together[member], alone, **EXACT)
+
+
+def test_training_goes_on_from_vanilla_with_a_falling_keep_rate():
+    images, labels = normal(24, 1, 12, 12).float(), torch.arange(24) % 3
+    test = images.expand(2, *images.shape), labels.expand(2, -1)
+    rates = []
+
+    def shrink(model, step):
+        model.keep_rate = keep_rate_schedule(step, 2, 1, 2, 0.5)
+        rates.append(model.keep_rate)
+
+    make = partial(EViT, **SMALL, locations=(1, 2), whole=False)
+    vanilla = train(partial(make, keep_rate=1.0), [3, 4], shuffled(images, labels), test, Recipe(2, batch=12))
+    args = [3, 4], shuffled(images, labels), test, Recipe(epochs=8, batch=12)
+    tuned = train(make, *args, start=vanilla.parameters, each_step=shrink)
+    assert rates[0] == 1
+    assert rates[-1] == 0.5
+    assert (tuned.loss[:, -4:].mean(1) < tuned.loss[:, :4].mean(1)).all()
+    again = train(make, *args, start=vanilla.parameters, each_step=shrink)
+    assert torch.equal(tuned.loss, again.loss)
+    alone = train(make, *args, start=vanilla.parameters, each_step=shrink, together=False)
+    torch.testing.assert_close(alone.loss, tuned.loss, rtol=0, atol=1e-3)
+
+
+def test_one_image_and_one_token_that_is_kept_still_train():
+    net = small(keep_rate=0.01)
+    image = normal(1, 1, 12, 12)
+    assert [indices.shape for indices in net.kept(image)] == [(1, 1), (1, 1)]
+    cross_entropy(net(image), torch.tensor([1])).backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+# --- what the verdicts measure, with the mechanism replaced by its baseline -------------------------------
+
+
+def content(select: str) -> float:
+    """Share of the right tokens among the kept when scores do point at them: C5b's number."""
+    mask = on_the_digit()
+    scores = torch.where(mask, 2.0, 1.0).double().expand(20, 36) / 60 + 1e-6 * normal(20, 36)
+    generator = torch.Generator().manual_seed(0)
+    kept = reorganize(normal(20, 37, 2), scores, 16, select=select, generator=generator)[1]
+    return float(mask[kept].double().mean())
+
+
+def test_only_the_top_selection_finds_the_digit():
+    assert content("top") == content("shared") == 1
+    assert content("random") < 0.524
+    assert content("bottom") == 0
+
+
+def test_reorganising_early_or_after_the_mlp_costs_something_else():
+    published = 3.0
+    early = evit_macs(224, 16, 384, token_counts(224, 16, 12, 0.7, (0, 1, 2)))
+    late = evit_macs(224, 16, 384, [(n, n) for n, _ in token_counts(224, 16, 12, 0.7, (3, 6, 9))])
+    right = evit_macs(224, 16, 384, token_counts(224, 16, 12, 0.7, (3, 6, 9)))
+    assert round(right / 1e9, 1) == published
+    assert round(early / 1e9, 1) < published
+    assert late > right
+
+
+def test_cluttered_digits_have_noise_around_them_and_are_otherwise_themselves():
+    digits = normal(50, 8, 8).sigmoid().float()
+    canvas = clutter(digits, stream(0, "noise")) * 0.3 + 0.25
+    torch.testing.assert_close(canvas[:, 0, 2:-2, 2:-2], digits)
+    border = canvas[:, 0][:, ~torch.nn.functional.pad(torch.ones(8, 8, dtype=torch.bool), (2, 2, 2, 2))]
+    assert -1e-6 <= border.min() < 0.01 < 0.49 < border.max() <= 0.5 + 1e-6
+    assert abs(float(border.mean()) - 0.25) < 0.01
+    assert torch.equal(clutter(digits, stream(0, "noise")), clutter(digits, stream(0, "noise")))
+    assert on_the_digit().sum() == 16
+    assert on_the_digit(1).sum() == 64
+    assert on_the_digit().reshape(6, 6)[1:-1, 1:-1].all()
+
+
+# --- bad input --------------------------------------------------------------------------------------------
+
+
+TOKENS, SCORES = torch.zeros(2, 5, 3), torch.zeros(2, 4)
+REFUSED = [
+    (lambda: tokens_kept(0, 0.5), "candidates must be >= 1, got 0"),
+    (lambda: tokens_kept(4, 0.0), "keep_rate must be > 0 and <= 1, got 0.0"),
+    (lambda: tokens_kept(4, 1.1), "keep_rate must be > 0 and <= 1, got 1.1"),
+    (lambda: tokens_kept(4, float("nan")), "keep_rate must be > 0 and <= 1, got nan"),
+    (lambda: reorganize(TOKENS, SCORES, 0), r"keep must be in 1\.\.4, got 0"),
+    (lambda: reorganize(TOKENS, SCORES, 5), r"keep must be in 1\.\.4, got 5"),
+    (lambda: reorganize(TOKENS, SCORES[:, 1:], 2), r"scores must be \(2, 4\), got \(2, 3\)"),
+    (lambda: reorganize(TOKENS, SCORES, 2, select="best"), "select must be one of top, .*, got 'best'"),
+    (lambda: reorganize(TOKENS, SCORES, 2, select="random"), "'random' needs a generator, got None"),
+    (lambda: small(keep_rate=0.0), "keep_rate must be > 0 and <= 1, got 0.0"),
+    (lambda: small()(torch.zeros(1, 1, 12, 12).double(), 2.0), "keep_rate must be > 0 and <= 1, got 2.0"),
+    (lambda: small(locations=(2, 1)), r"locations must rise within 0\.\.3, got \[2, 1\]"),
+    (lambda: small(locations=(1, 1)), r"locations must rise within 0\.\.3, got \[1, 1\]"),
+    (lambda: small(locations=(4,)), r"locations must rise within 0\.\.3, got \[4\]"),
+    (lambda: small(locations=(-1,)), r"locations must rise within 0\.\.3, got \[-1\]"),
+    (lambda: small(locations=(3,), whole=False), r"locations must rise within 0\.\.2, got \[3\]"),
+    (lambda: small(heads=3), "heads must be >= 1 and divide dim, got heads=3, dim=16"),
+    (lambda: small(patch=5), "patch must be >= 1 and divide the image's side, got 5 and 12"),
+    (lambda: small()(torch.zeros(1, 1, 16, 16).double()), r"expected x of shape \(batch, 36, 16\)"),
+    (lambda: token_counts(224, 16, 12, 0.7, (12,)), r"locations must rise within 0\.\.11, got \[12\]"),
+    (lambda: token_counts(224, 15, 12, 0.7, (3,)), "patch must be >= 1 and divide .*, got 15 and 224"),
+    (lambda: evit_macs(10, 16, 8, []), "patch must be >= 1 and divide .*, got 16 and 10"),
+    (lambda: keep_rate_schedule(-1, 10, 0, 0, 0.5), "step must be >= 0, got -1"),
+    (lambda: keep_rate_schedule(0, 0, 0, 0, 0.5), "steps_per_epoch must be >= 1, got 0"),
+    (lambda: keep_rate_schedule(0, 10, -1, 0, 0.5), "start must be >= 0, got -1"),
+    (lambda: keep_rate_schedule(0, 10, 0, -2, 0.5), "shrink must be >= 0, got -2"),
+    (lambda: keep_rate_schedule(0, 10, 0, 0, 0), "keep_rate must be > 0 and <= 1, got 0"),
+    (lambda: resize_positions(torch.zeros(37, 4), 0), r"side >= 1 and n\^2 \+ 1 positions, got 0 and 37"),
+    (lambda: resize_positions(torch.zeros(36, 4), 6), r"side >= 1 and n\^2 \+ 1 positions, got 6 and 36"),
+    (lambda: clutter(torch.zeros(2, 9, 8), torch.Generator()), r"shape \(n, 8, 8\), got \(2, 9, 8\)"),
+    (lambda: on_the_digit(4), "patch must divide 12 and 2, got 4"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSED)
+def test_bad_input_is_refused_with_the_numbers(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
