@@ -13,6 +13,7 @@ from fourfold.attention import (
     Block,
     PatchEmbedding,
     ViT,
+    attention_maps,
     attention_score,
     best_head,
     target_mass,
@@ -271,6 +272,15 @@ def test_tokens_dropped_between_attention_and_mlp_are_tokens_dropped_after_the_b
     short, _ = block(x, reduce=keep_three)
     torch.testing.assert_close(short, full[:, :3], rtol=0, atol=1e-12)
     torch.testing.assert_close(seen[0], attention, rtol=0, atol=0)
+
+
+def test_the_maps_of_all_tokens_agree_with_what_the_model_says_of_cls():
+    model = vit().double()
+    x = normal(3, 5, 9)
+    maps = attention_maps(model, x)
+    assert maps.shape == (3, len(model.blocks), 3, 6, 6)
+    torch.testing.assert_close(maps[..., 0, :], model(x)[1], rtol=0, atol=1e-12)
+    torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:-1], dtype=maps.dtype))
 
 
 def test_patches_are_embedded_row_by_row():

@@ -26,7 +26,9 @@ GOOD = {
             "controls": {"broken": {"what": "error, broken", "resolution": 1e-3, "fails_if": "> 0.1"}},
         }
     ],
-    "parameters": {"seed": {"type": "int", "meaning": "first seed", "quick": 100, "full": 100, "min": 0}},
+    "parameters": {
+        "seed": {"type": "int", "meaning": "first seed", "quick": 5, "full": 5, "min": 0, "max": 9}
+    },
 }
 
 
@@ -57,6 +59,11 @@ def test_good_record(tmp_path):
         ({"idea": "no full stop at the end"}, "idea", "pattern"),
         ({"claims": GOOD["claims"] * 2}, "record", "claim ids must differ"),
         ({"parameters": {}}, "record", "needs parameters"),
+        (
+            {"parameters": {"n": {"type": "int", "meaning": "m", "quick": 1, "full": 1, "min": 0}}},
+            "parameters.n",
+            "min and max",
+        ),
         ({"claims": [{**GOOD["claims"][0], "controls": {}}]}, "claims.0", "come together"),
         ({"slug": "another"}, "slug", "the file's name"),
     ],

@@ -69,6 +69,20 @@ def attention_score(mass: float, tokens: int) -> float:
     return (mass - chance) / (1 - chance)
 
 
+@torch.no_grad()
+def attention_maps(model: "ViT", x: Tensor) -> Tensor:
+    """Who looks where, for every token and not CLS alone.
+
+    ``x``: (batch, tokens, dim). Returns (batch, depth, heads, tokens+1, tokens+1): entry [..., i, j] is how
+    much token i takes from token j, CLS the first.
+    """
+    x, maps = model.embed(x), []
+    for block in model.blocks:
+        x, attention = block(x)
+        maps.append(attention)
+    return torch.stack(maps, dim=-4)
+
+
 def with_uniform_attention(model: "ViT") -> "ViT":
     """A copy of ``model`` in which every token attends to all tokens alike, with the same weights."""
     frozen = copy.deepcopy(model)

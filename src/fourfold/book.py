@@ -186,7 +186,7 @@ def build_html() -> None:
     built = {
         str(page.relative_to(HTML))
         for page in HTML.rglob("*.html")
-        if "_static" not in page.parts and page.name not in ("genindex.html", "search.html")
+        if "_static" not in page.parts and page.name not in ("404.html", "genindex.html", "search.html")
     }
     if built != expected:
         raise ValueError(

@@ -45,7 +45,8 @@ STYLE = go.layout.Template(
     }
 )
 
-_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+"""What a figure may be called: lower-case words joined by hyphens."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Control:
 
     def __post_init__(self) -> None:
         """Reject what the page could not show."""
-        if not _NAME.fullmatch(self.name):
+        if not NAME.fullmatch(self.name):
             raise ValueError(f"control name = {self.name!r}: expected lower-case words joined by '-'")
         if not self.label.strip():
             raise ValueError(f"control {self.name} needs a label")
@@ -153,7 +154,7 @@ def show(
         ValueError: if the name is malformed, caption or alt text is empty, two controls share a name, there
             are data without controls, or a number in them is not finite.
     """
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise ValueError(f"name = {name!r}: expected lower-case words joined by '-'")
     if not caption.strip() or not alt.strip():
         raise ValueError(f"figure {name} needs a caption and an alt text")

@@ -17,12 +17,18 @@ from fourfold.records import Parameter, Record
 _IPYTHON = re.compile(r"^(In|Out|get_ipython|exit|quit|open|_+|_i+|_i?\d+|_[io]h|_dh|_exit_code|__\w+__)$")
 
 
+LONGEST = 100
+"""Values in a list, at most: one more is a mistake, and would run for days."""
+
+
 class ParameterError(ValueError):
     """Parameters that cannot be used; each line names one, its value and what is allowed."""
 
 
 def _hint(kind: str, value: object) -> str:
     """How to pass the value that was probably meant."""
+    if isinstance(value, (list, tuple)) and len(value) > LONGEST:
+        return f"; at most {LONGEST} values, got {len(value)}"
     if not isinstance(value, str):
         return ""
     if kind.startswith("list"):
@@ -59,7 +65,7 @@ def _fits(value: object, spec: Parameter) -> bool:
     kind = spec.type[5:-1]
     return (
         isinstance(value, (list, tuple))
-        and len(value) > 0
+        and 0 < len(value) <= LONGEST
         and all(_scalar_fits(kind, item, spec) for item in value)
         and len(set(value)) == len(value)
     )

@@ -171,6 +171,12 @@ class Parameter(_Model):
     """An exclusive lower bound, for what must be positive."""
     choices: list[str] | list[int] | None = None
 
+    @model_validator(mode="after")
+    def _bounded(self) -> "Parameter":
+        if self.type in ("int", "list[int]") and not self.choices and (self.min is None or self.max is None):
+            raise ValueError("an integer needs min and max: a size without bound can run for ever")
+        return self
+
     @property
     def allowed(self) -> str:
         """The allowed values in words, as every error and the parameter table print them."""

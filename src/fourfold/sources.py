@@ -19,7 +19,17 @@ from fourfold import records
 SOURCE = records.ROOT / "src"
 BOOKKEEPING = {
     f"fourfold.{room}"
-    for room in ("benchmark", "chapter", "figures", "full", "ledger", "machine", "records", "sources")
+    for room in (
+        "benchmark",
+        "chapter",
+        "explorer",
+        "figures",
+        "full",
+        "ledger",
+        "machine",
+        "records",
+        "sources",
+    )
 }
 """Rooms that draw and keep books: they change no number."""
 

@@ -1,0 +1,204 @@
+"""What stands at the top of every chapter, made from its record: a Sphinx extension.
+
+Bibliography line, verdicts at a glance, the parameter table, the command that reruns the page, downloads and
+how to cite. The executed notebook supplies verdicts and cost; nothing here is written by hand on a page.
+"""
+
+import html
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from docutils import nodes
+from sphinx.application import Sphinx
+
+from fourfold import book, full, ledger, ledger_page
+from fourfold.records import ROOT, Record
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register with Sphinx."""
+    app.connect("doctree-read", furnish)
+    app.connect("build-finished", copy_downloads)
+    return {"parallel_read_safe": True}
+
+
+def furnish(app: Sphinx, doctree: nodes.document) -> None:
+    """Put the furniture under the title of a chapter; other pages are left alone."""
+    record = _chapters().get(app.env.docname)
+    if record is not None:
+        title = next(iter(doctree.findall(nodes.title)))
+        section = title.parent
+        at = section.index(title) + 1
+        section[at:at] = pieces(record)
+
+
+def copy_downloads(app: Sphinx, error: Exception | None) -> None:
+    """Lay the files that the pages offer beside them, so that the links work with no network."""
+    if error is None and app.builder.format == "html":
+        folder = Path(app.outdir) / "downloads"
+        folder.mkdir(exist_ok=True)
+        for record in _chapters().values():
+            for source in files(record).values():
+                shutil.copyfile(source, folder / source.name)
+        for name, text in ledger_page.downloads(ledger_page.claims()).items():
+            (folder / name).write_text(text, encoding="utf-8")
+
+
+def files(record: Record) -> dict[str, Path]:
+    """What a reader can take away: what it is -> where it lies."""
+    part, slug = record.part, record.slug
+    return {
+        "notebook": ROOT / "notebooks" / part / f"{slug}.ipynb",
+        "module": ROOT / "src" / "fourfold" / part / f"{slug}.py",
+        "tests": ROOT / "tests" / part / f"test_{slug}.py",
+        "record": ROOT / "data" / "papers" / f"{slug}.yml",
+    }
+
+
+def pieces(record: Record) -> list[nodes.Node]:
+    """The furniture of one chapter, as document nodes."""
+    executed = book.executed(record)
+    verdicts = ledger.faces(executed, "verdict")
+    seconds = nbformat.read(executed, as_version=4).metadata["papermill"]["duration"]
+    run = full.load(record.slug)
+    return [
+        _raw(f"<div class='furniture'><p class='source'>{bibliography(record)}</p>"),
+        _raw(badges(record, verdicts, "Quick run")),
+        *([_raw(badges(record, run["verdicts"], _about(run)))] if run else []),
+        _raw("<details><summary>Run this page with your own parameters</summary>"),
+        _raw(parameter_table(record)),
+        _raw(
+            f"<p>With the quick values the page took {max(1, round(seconds))} s on one core when this book "
+            f"was built. {_full_cost(run)}</p>"
+        ),
+        _code(commands(record), "bash"),
+        _raw(f"<p>{_links(record)}</p></details>"),
+        _raw("<details><summary>Cite</summary>"),
+        _code(citation(record), "bibtex"),
+        _raw("</details></div>"),
+    ]
+
+
+def bibliography(record: Record) -> str:
+    """Authors, year, title, venue, and links to the paper and to its authors' code, in HTML."""
+    authors = ", ".join(record.authors)
+    venue = f" {html.escape(record.venue)}." if record.venue else ""
+    links = []
+    if record.arxiv:
+        links.append(_link(f"https://arxiv.org/abs/{record.arxiv}", f"arXiv:{record.arxiv}"))
+    if record.doi:
+        links.append(_link(f"https://doi.org/{record.doi}", f"doi:{record.doi}"))
+    if record.code:
+        licence = f" ({html.escape(record.code_licence)})" if record.code_licence else ""
+        links.append(_link(record.code, "the authors' code") + licence)
+    else:
+        links.append("no code by the authors found")
+    title = f"<cite>{html.escape(record.title)}</cite>"
+    return f"{html.escape(authors)} ({record.year}). {title}.{venue} {' · '.join(links)}"
+
+
+def badges(record: Record, verdicts: Iterable[Mapping[str, Any]], label: str) -> str:
+    """A badge per judged claim, each a link to its card, and what they add up to."""
+    words = {face["claim"]: face["verdict"] for face in verdicts}
+    shown = []
+    for claim in record.claims:
+        if word := words.get(claim.id):
+            shown.append(
+                f"<li><a class='badge {word.replace(' ', '-')}' href='#{record.slug}-{claim.id}' "
+                f"title='{html.escape(claim.statement, quote=True)}'>{ledger.SYMBOLS[word]} {claim.id}"
+                f"<span class='visually-hidden'> {word}</span></a></li>"
+            )
+    counts = [(word, list(words.values()).count(word)) for word in ledger.VERDICTS]
+    summary = ", ".join(f"{count} {word}" for word, count in counts if count)
+    return f"<div class='badges'><p>{html.escape(label)}: {summary}</p><ul>{''.join(shown)}</ul></div>"
+
+
+def parameter_table(record: Record) -> str:
+    """Name, meaning, quick and full value, and range of every parameter."""
+    rows = "".join(
+        f"<tr><th scope='row'><code>{name}</code></th><td>{html.escape(spec.meaning)}</td>"
+        f"<td><code>{html.escape(str(spec.quick))}</code></td>"
+        f"<td><code>{html.escape(str(spec.full))}</code></td>"
+        f"<td>{html.escape(spec.type)}: {html.escape(spec.allowed)}</td></tr>"
+        for name, spec in record.parameters.items()
+    )
+    heads = "".join(
+        f"<th scope='col'>{head}</th>" for head in ("Name", "Meaning", "Quick", "Full", "Allowed")
+    )
+    return (
+        "<div class='scroll' tabindex='0' role='region' aria-label='Parameters of this page'>"
+        f"<table class='parameters'><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def commands(record: Record) -> str:
+    """The lines that rerun the page: quick with one parameter set by hand, doubted, and at full scale."""
+    notebook = f"notebooks/{record.part}/{record.slug}.ipynb"
+    name = "seed" if "seed" in record.parameters else next(iter(record.parameters))
+    spec = record.parameters[name]
+    value = 7 if name == "seed" else spec.quick
+    given = f"-p {name} {value}" if not isinstance(value, list) else f"-y '{name}: {value}'"
+    return "\n".join(
+        [
+            f"papermill {notebook} out.ipynb {given}",
+            f"pytest --nbval {notebook}",
+            f"make full NAME={record.slug}",
+        ]
+    )
+
+
+def citation(record: Record) -> str:
+    """BibTeX of the paper and of the book, whose entry is made from ``CITATION.cff``."""
+    own = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    authors = " and ".join(f"{{{author['name']}}}" for author in own["authors"])
+    fields = {"title": own["title"], "author": authors, "version": own["version"]}
+    body = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
+    software = f"@software{{fourfold,\n{body}\n}}"
+    return software if record.companion else f"{book.bibtex(record)}\n{software}"
+
+
+def _about(run: Mapping[str, Any]) -> str:
+    changed = ", ".join(name.removeprefix("fourfold.") for name in run["stale"])
+    stale = f" (stale: {changed} changed since)" if changed else ""
+    return f"Full run of {run['started'][:10]}{stale}"
+
+
+def _full_cost(run: Mapping[str, Any] | None) -> str:
+    if run is None:
+        return "No run with the full values is recorded yet."
+    return f"The recorded run with the full values took {round(run['seconds'] / 60) or 1} min."
+
+
+def _links(record: Record) -> str:
+    taken = [
+        f"<a href='../../downloads/{path.name}' download>{what}</a>" for what, path in files(record).items()
+    ]
+    text = f"Download: {', '.join(taken)}."
+    # Known only where the book is built from a public repository, as GitHub's own builds are.
+    if repository := os.environ.get("GITHUB_REPOSITORY"):
+        notebook = f"notebooks/{record.part}/{record.slug}.ipynb"
+        binder = f"https://mybinder.org/v2/gh/{repository}/HEAD?labpath={notebook}"
+        colab = f"https://colab.research.google.com/github/{repository}/blob/HEAD/{notebook}"
+        text += f" Open in {_link(binder, 'Binder')} or {_link(colab, 'Colab')}."
+    return text
+
+
+def _link(url: str, text: str) -> str:
+    return f"<a class='external' href='{html.escape(url, quote=True)}'>{html.escape(text)}</a>"
+
+
+def _raw(text: str) -> nodes.raw:
+    return nodes.raw("", text, format="html")
+
+
+def _code(text: str, language: str) -> nodes.literal_block:
+    return nodes.literal_block(text, text, language=language)
+
+
+def _chapters() -> dict[str, Record]:
+    return {f"chapters/{record.part}/{record.slug}": record for record in book.chapter_records()}

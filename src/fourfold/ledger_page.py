@@ -1,0 +1,172 @@
+"""The ledger as a page: one map of all claims, and one table that can be searched, filtered, sorted, linked.
+
+The table is plain HTML, whole without a script; ``book/_static/ledger.js`` adds the controls' behaviour.
+"""
+
+import json
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+from urllib.parse import urlencode
+
+import pandas as pd
+
+from fourfold import book, full, ledger, records
+
+WORDS = (*ledger.VERDICTS, ledger.UNJUDGED)
+COLUMNS = ("Part", "Paper", "Claim", "Statement", "Quick run", "Full run")
+
+
+def claims() -> pd.DataFrame:
+    """Every claim of every paper with its verdicts, from the executed chapters and the recorded full runs.
+
+    The columns of `fourfold.ledger.table`. Raises ``ValueError`` if a chapter did not run to its end.
+    """
+    everything = records.load_all()
+    quick = {r.slug: ledger.faces(book.executed(r), "verdict") for r in everything if r.has_chapter}
+    runs = {r.slug: run for r in everything if (run := full.load(r.slug))}
+    return ledger.table(everything, quick, runs)
+
+
+def downloads(table: pd.DataFrame) -> dict[str, str]:
+    """The ledger as files, name -> text: CSV, and JSON with the same columns."""
+    rows = table.to_dict(orient="records")
+    return {
+        "ledger.csv": table.to_csv(index=False),
+        "ledger.json": json.dumps(rows, indent=1, ensure_ascii=False) + "\n",
+    }
+
+
+def counts(table: pd.DataFrame) -> str:
+    """Claims per part and verdict; each number links to the rows that it counts. HTML."""
+    head = "".join(f"<th scope='col'>{_word(word)}</th>" for word in WORDS)
+    lines = []
+    for part in [*records.PARTS, "all"]:
+        rows = table if part == "all" else table[table.part == part]
+        cells = "".join(
+            f"<td>{_view(int((rows.verdict == word).sum()), part=part, quick=word)}</td>" for word in WORDS
+        )
+        lines.append(f"<tr><th scope='row'>{part}</th><td>{rows.slug.nunique()}</td>{cells}</tr>")
+    return _scrolled(
+        "Claims per part and verdict",
+        "<table class='counts'><thead><tr><th scope='col'>Part</th><th scope='col'>Chapters and papers</th>"
+        f"{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>",
+    )
+
+
+def strip(table: pd.DataFrame) -> str:
+    """Every paper one line, every claim one square, coloured and signed by its quick verdict. HTML."""
+    legend = "".join(f"<li>{_square(word)} {word}</li>" for word in WORDS)
+    parts = []
+    for part in records.PARTS:
+        lines = "".join(
+            f"<li>{_name(str(rows.paper.iloc[0]))}"
+            f"<span class='claims'>{''.join(map(_claim_square, rows.itertuples()))}</span></li>"
+            for _, rows in table[table.part == part].groupby("slug", sort=False)
+        )
+        parts.append(f"<section><h3>{part.capitalize()}</h3><ul>{lines}</ul></section>")
+    return f"<div class='strip'><ul class='legend'>{legend}</ul>{''.join(parts)}</div>"
+
+
+def rows(table: pd.DataFrame) -> str:
+    """The controls and the table of all claims. HTML."""
+    return (
+        f"{_controls()}"
+        + _scrolled(
+            "All claims",
+            f"<table class='ledger'><thead><tr>{''.join(map(_heading, COLUMNS))}</tr></thead>"
+            f"<tbody>{''.join(map(_row, table.itertuples()))}</tbody></table>",
+        )
+        + "<p>The whole table as <a href='../downloads/ledger.csv' download>CSV</a> or "
+        "<a href='../downloads/ledger.json' download>JSON</a>.</p>"
+    )
+
+
+def short(title: str) -> str:
+    """A paper's name for itself, if its title starts with one."""
+    name = title.split(":")[0]
+    return name if len(name) <= 60 else title
+
+
+def _controls() -> str:
+    verdicts = _options(WORDS)
+    return (
+        "<form class='ledger-controls' role='search' aria-label='Find claims'>"
+        "<label>Search <input type='search' name='search' autocomplete='off'></label>"
+        f"<label>Part <select name='part'>{_options(records.PARTS)}</select></label>"
+        f"<label>Quick run <select name='quick'>{verdicts}</select></label>"
+        f"<label>Full run <select name='full'>{verdicts}"
+        "<option value='stale'>stale</option><option value='none'>not run</option></select></label>"
+        "<button type='reset'>Show all</button>"
+        "<p class='found'><output aria-live='polite'></output> "
+        "<a href='ledger.html'>Link to this view</a></p></form>"
+    )
+
+
+def _options(words: Iterable[str]) -> str:
+    return "<option value=''>all</option>" + "".join(f"<option>{word}</option>" for word in words)
+
+
+def _heading(name: str) -> str:
+    return f"<th scope='col'><button type='button'>{name}</button></th>"
+
+
+def _row(claim: Any) -> str:
+    place = f"{claim.slug}-{claim.claim}"
+    measured = f"<small>measured: {escape(claim.measured)}</small>" if claim.measured else ""
+    stale = claim.stale.replace("fourfold.", "")
+    old = f"<small>stale: {escape(stale)} changed since</small>" if stale else ""
+    recorded = f"{_word(claim.full)}{old}" if claim.full else "–"
+    return (
+        f"<tr id='{place}' data-part='{claim.part}' data-quick='{claim.verdict}' "
+        f"data-full='{claim.full or 'none'}'{' data-stale' if claim.stale else ''}>"
+        f"<td>{claim.part}</td><td>{escape(short(claim.paper))}</td>"
+        f"<td>{_to_chapter(claim, claim.claim)} <a class='permalink' href='#{place}' "
+        f"aria-label='Link to {claim.claim} in this table'>#</a></td>"
+        f"<td>{escape(claim.statement)}{measured}</td><td>{_word(claim.verdict)}</td><td>{recorded}</td></tr>"
+    )
+
+
+def _to_chapter(claim: Any, text: str) -> str:
+    if claim.verdict == ledger.UNJUDGED:
+        return text
+    return f"<a href='{claim.part}/{claim.slug}.html#{claim.slug}-{claim.claim}'>{text}</a>"
+
+
+def _claim_square(claim: Any) -> str:
+    word = claim.verdict
+    target = "" if word == ledger.UNJUDGED else f"{claim.part}/{claim.slug}.html"
+    return (
+        f"<a class='square {_css(word)}' href='{target}#{claim.slug}-{claim.claim}' "
+        f"title='{claim.claim}: {escape(claim.statement, quote=True)}'>"
+        f"<span aria-hidden='true'>{ledger.SYMBOLS[word]}</span>"
+        f"<span class='visually-hidden'>{claim.claim} {word}</span></a>"
+    )
+
+
+def _name(title: str) -> str:
+    return f"<span title='{escape(title, quote=True)}'>{escape(short(title))}</span>"
+
+
+def _square(word: str) -> str:
+    return f"<span class='square {_css(word)}' aria-hidden='true'>{ledger.SYMBOLS[word]}</span>"
+
+
+def _word(verdict: str) -> str:
+    return f"<span class='verdict-word {_css(verdict)}'>{ledger.SYMBOLS[verdict]} {verdict}</span>"
+
+
+def _css(word: str) -> str:
+    return word.replace(" ", "-")
+
+
+def _view(count: int, part: str, quick: str) -> str:
+    if not count:
+        return "0"
+    query = {"quick": quick} | ({} if part == "all" else {"part": part})
+    return f"<a href='?{urlencode(query)}#every-claim'>{count}</a>"
+
+
+def _scrolled(label: str, inside: str) -> str:
+    """A wide table scrolls inside its own box, by keyboard too."""
+    return f"<div class='scroll' tabindex='0' role='region' aria-label='{label}'>{inside}</div>"

@@ -1,0 +1,131 @@
+"""What a reader works with: the ledger's table, the attention explorer, a figure's data as a file."""
+
+import csv
+import io
+
+import pytest
+
+from fourfold import book, ledger, ledger_page, records
+
+LEDGER = (book.HTML / "chapters" / "ledger.html").as_uri()
+LEAD = (book.HTML / "chapters" / "optics" / "convsharevit.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def claims():
+    return ledger_page.claims()
+
+
+def shown(page):
+    return page.locator("table.ledger tbody tr:visible").evaluate_all("rows => rows.map((row) => row.id)")
+
+
+def ids(claims):
+    return [f"{row.slug}-{row.claim}" for row in claims.itertuples()]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("part", "optics"), ("quick", "not reproduced"), ("quick", ledger.UNJUDGED), ("full", "reproduced")],
+)
+def test_each_filter_leaves_the_rows_that_it_says(page, claims, name, value):
+    page.goto(LEDGER)
+    assert shown(page) == ids(claims)
+    page.locator(f".ledger-controls [name={name}]").select_option(value)
+    wanted = claims[claims["verdict" if name == "quick" else name] == value]
+    assert shown(page) == ids(wanted)
+    assert page.locator(".found output").inner_text() == f"{len(wanted)} of {len(claims)} claims"
+    page.get_by_role("button", name="Show all").click()
+    page.wait_for_function(
+        f"document.querySelectorAll('table.ledger tbody tr:not([hidden])').length == {len(claims)}"
+    )
+
+
+def test_stale_runs_are_found_by_what_changed(page, claims):
+    page.goto(LEDGER)
+    page.locator(".ledger-controls [name=full]").select_option("stale")
+    assert shown(page) == ids(claims[claims.stale != ""])
+
+
+def test_search_takes_words_in_any_order_and_a_view_has_an_address(page, claims):
+    page.goto(LEDGER)
+    page.get_by_role("searchbox").last.fill("attention ConvShareViT")
+    found = shown(page)
+    assert found
+    assert all(row.startswith("convsharevit-") for row in found)
+    page.locator(".ledger-controls [name=quick]").select_option("reproduced")
+    view = shown(page)
+    page.goto(page.locator(".found a").evaluate("(link) => link.href"))
+    assert shown(page) == view
+    assert set(view) < set(found)
+
+
+def test_heads_sort_both_ways(page, claims):
+    page.goto(LEDGER)
+    button = page.locator("table.ledger thead").get_by_role("button", name="Paper")
+    heading = page.locator("table.ledger thead th").nth(1)
+    papers = page.locator("table.ledger tbody tr td:nth-child(2)")
+    for direction in ("ascending", "descending"):
+        button.click()
+        assert heading.get_attribute("aria-sort") == direction
+        texts = papers.all_inner_texts()
+        order = page.evaluate(
+            "(all) => [...all].sort(new Intl.Collator('en', { numeric: true }).compare)", texts
+        )
+        assert texts == (order if direction == "ascending" else order[::-1])
+
+
+def test_a_claim_has_an_address_that_opens_it_whatever_is_filtered(page, claims):
+    last = ids(claims)[-1]
+    page.goto(f"{LEDGER}?part=optics#{last}")
+    assert page.locator(f"[id='{last}']").is_visible()
+    assert "asked" in page.locator(f"[id='{last}']").get_attribute("class")
+    assert page.locator(f"[id='{last}'] .permalink").get_attribute("href") == f"#{last}"
+
+
+def test_a_square_of_the_map_opens_its_claim(page):
+    record = next(r for r in records.load_all() if r.has_chapter)
+    claim = next(c for c in record.claims if c.criteria)
+    page.goto(LEDGER)
+    page.locator(f".strip a[href$='#{record.slug}-{claim.id}']").click()
+    page.wait_for_url(f"**/{record.slug}.html#{record.slug}-{claim.id}")
+    assert page.locator(f"#{record.slug}-{claim.id}.verdict").is_visible()
+
+
+def test_the_explorer_shows_where_a_cell_looks_by_mouse_and_by_keyboard(page):
+    page.goto(LEAD)
+    explorers = page.locator("figure.explorer")
+    assert explorers.count() == 2
+    for explorer in explorers.all():
+        cells, said = explorer.locator(".board button"), explorer.locator(".finding")
+
+        def shares(cells=cells):
+            return [int(text.rstrip(" %")) for text in cells.locator(".share").all_inner_texts()]
+
+        assert said.inner_text().startswith("CLS looks most at ")
+        cells.nth(3).hover()
+        assert said.inner_text().startswith("Cell 3")
+        cells.nth(4).focus()
+        assert said.inner_text().startswith("Cell 4")
+        assert cells.nth(4).get_attribute("aria-pressed") == "true"
+        assert sum(shares()) == pytest.approx(100, abs=cells.count() / 2)
+        seen = set()
+        for variant in explorer.locator("[name=Variant] option").all_inner_texts():
+            explorer.locator("[name=Variant]").select_option(variant)
+            for head in explorer.locator("[name=Head] option").all_inner_texts():
+                explorer.locator("[name=Head]").select_option(head)
+                seen.add(tuple(shares()))
+        assert len(seen) > 3
+
+
+def test_the_data_of_a_figure_come_as_a_file(page):
+    page.goto(LEAD)
+    page.wait_for_function("window.Plotly")
+    figure = page.locator("figure.fourfold").nth(2)
+    with page.expect_download() as started:
+        figure.get_by_role("button", name="as CSV").click()
+    name = figure.get_attribute("id").removeprefix("figure-")
+    assert started.value.suggested_filename == f"{name}.csv"
+    lines = list(csv.DictReader(io.StringIO(started.value.path().read_text())))
+    assert len(lines) > 3
+    assert {"trace", "x", "y"} <= lines[0].keys()

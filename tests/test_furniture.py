@@ -1,0 +1,114 @@
+"""Furniture: a chapter's first lines come from its record and its run, and say what they say."""
+
+import re
+
+import pytest
+from bs4 import BeautifulSoup
+
+from fourfold import furniture, ledger, records
+from fourfold.records import Record
+
+RECORD = Record.model_validate(
+    {
+        "slug": "a_paper",
+        "part": "optics",
+        "title": "On <light>",
+        "authors": ["A. One", "B. Two"],
+        "year": 2020,
+        "arxiv": "2001.00001",
+        "doi": "10.1000/x",
+        "venue": "A Venue 2020",
+        "code": "https://example.org/code",
+        "code_licence": "MIT",
+        "idea": "Light is quick.",
+        "claims": [
+            {
+                "id": name,
+                "statement": f"Claim {name} holds.",
+                "criteria": {"a": {"what": "a", "resolution": 0.1, "reproduced_if": "> 1"}},
+                "controls": {"b": {"what": "b", "resolution": 0.1, "fails_if": "< 1"}},
+            }
+            for name in ("C1", "C2")
+        ],
+        "parameters": {
+            "width": {"type": "int", "meaning": "how <wide>", "quick": 2, "full": 4, "min": 1, "max": 9},
+        },
+    }
+)
+
+
+def soup(text):
+    return BeautifulSoup(text, "html.parser")
+
+
+def test_the_bibliography_line_says_who_when_where_and_links():
+    line = soup(furniture.bibliography(RECORD))
+    assert line.get_text().startswith("A. One, B. Two (2020). On <light>. A Venue 2020. arXiv:2001.00001")
+    assert [a["href"] for a in line.find_all("a")] == [
+        "https://arxiv.org/abs/2001.00001",
+        "https://doi.org/10.1000/x",
+        "https://example.org/code",
+    ]
+    bare = RECORD.model_copy(update={"code": None, "doi": None, "arxiv": None, "venue": None})
+    assert soup(furniture.bibliography(bare)).get_text().endswith("On <light>. no code by the authors found")
+
+
+def test_badges_say_the_word_lead_to_the_card_and_add_up():
+    faces = [
+        {"claim": "C2", "verdict": "not reproduced"},
+        {"claim": "C1", "verdict": "reproduced"},
+    ]
+    shown = soup(furniture.badges(RECORD, faces, "Quick run"))
+    assert shown.p.text == "Quick run: 1 reproduced, 1 not reproduced"
+    assert [(a["href"], a.text) for a in shown.find_all("a")] == [
+        ("#a_paper-C1", "✓ C1 reproduced"),
+        ("#a_paper-C2", "✗ C2 not reproduced"),
+    ]
+
+
+def test_the_parameter_table_is_the_records():
+    cells = [cell.text for cell in soup(furniture.parameter_table(RECORD)).tbody.find_all(["th", "td"])]
+    assert cells == ["width", "how <wide>", "2", "4", "int: 1..9"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "given"),
+    [
+        ({"seed": ("int", 100)}, "-p seed 7"),
+        ({"width": ("int", 2), "seed": ("int", 100)}, "-p seed 7"),
+        ({"width": ("int", 2)}, "-p width 2"),
+        ({"planes": ("list[int]", [8, 16])}, "-y 'planes: [8, 16]'"),
+    ],
+)
+def test_the_command_sets_a_parameter_that_the_chapter_has(parameters, given):
+    specs = {
+        name: records.Parameter(type=kind, meaning="m", quick=value, full=value)
+        for name, (kind, value) in parameters.items()
+    }
+    first, *others = furniture.commands(RECORD.model_copy(update={"parameters": specs})).splitlines()
+    assert first == f"papermill notebooks/optics/a_paper.ipynb out.ipynb {given}"
+    assert others == ["pytest --nbval notebooks/optics/a_paper.ipynb", "make full NAME=a_paper"]
+
+
+def test_citations_are_bibtex_and_a_companion_is_cited_as_the_book():
+    entries = furniture.citation(RECORD)
+    assert re.findall(r"^@(\w+){(\w+),$", entries, re.M) == [("misc", "a_paper"), ("software", "fourfold")]
+    assert entries.count("{") == entries.count("}")
+    companion = furniture.citation(RECORD.model_copy(update={"companion": True}))
+    assert re.findall(r"^@(\w+){(\w+),$", companion, re.M) == [("software", "fourfold")]
+
+
+def test_launch_links_appear_where_the_repository_is_known(monkeypatch):
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+    assert "Binder" not in furniture._links(RECORD)
+    monkeypatch.setenv("GITHUB_REPOSITORY", "someone/fourfold")
+    launch = [a["href"] for a in soup(furniture._links(RECORD)).select("a.external")]
+    assert all("someone/fourfold" in url and "notebooks/optics/a_paper.ipynb" in url for url in launch)
+    assert len(launch) == 2
+
+
+def test_a_stale_full_run_says_what_changed():
+    run = {"started": "2026-01-02T03:04", "stale": ["fourfold.light", "notebook"], "verdicts": []}
+    assert furniture._about(run) == "Full run of 2026-01-02 (stale: light, notebook changed since)"
+    assert furniture._about(run | {"stale": []}) == "Full run of 2026-01-02"
+    assert set(ledger.VERDICTS) <= set(ledger.SYMBOLS)
