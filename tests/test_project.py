@@ -63,6 +63,11 @@ class TestChapter:
     def cells(self, markdown):
         return jupytext.read(markdown, fmt="md:myst").cells
 
+    def test_it_explains_itself_and_says_what_surprised_and_what_it_cannot_show(self, markdown):
+        headings = [line for line in markdown.read_text().splitlines() if line.startswith("## ")]
+        assert headings[0] == "## The idea"
+        assert headings[-2:] == ["## What surprised us", "## What small scale cannot show"]
+
     def test_the_pair_is_in_sync(self, record, markdown):
         kept, made = nbformat.read(markdown.with_suffix(".ipynb"), as_version=4), book.pair(markdown)
         assert kept.metadata == made.metadata, "run make sync"
