@@ -5,6 +5,7 @@ hash of every source that its numbers came from. A source that has changed since
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,13 @@ def keep(slug: str, notebook: Path) -> Path:
     }
     path = FULL_RUNS / f"{slug}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(entry, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    # A line for each innermost list, not for each of its numbers.
+    text = re.sub(
+        r"\[[^\[\]{}]*\]",
+        lambda found: " ".join(found[0].split()),
+        json.dumps(entry, indent=1, ensure_ascii=False),
+    )
+    path.write_text(text + "\n", encoding="utf-8")
     return path
 
 
