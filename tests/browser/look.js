@@ -67,7 +67,7 @@ globalThis.look = (() => {
         wrong.push(`${figure.id} is not drawn`);
         continue;
       }
-      const marks = [...plot.querySelectorAll(".mlayer :is(path, image)")];
+      const marks = [...plot.querySelectorAll(".mlayer :is(path, image), rect.cell-rect")];
       if (!marks.some((mark) => mark.getBBox().width + mark.getBBox().height > 0)) wrong.push(`${figure.id} is empty`);
       const width = svg.getBoundingClientRect().width;
       if (Math.abs(width - plot.clientWidth) > 1) wrong.push(`${figure.id} is ${width} wide in ${plot.clientWidth}`);
