@@ -52,6 +52,14 @@ def test_a_map_has_a_row_for_every_cell():
     assert len(rows(go.Figure(go.Heatmap(z=z.tolist())))) == 6
 
 
+def test_a_table_is_itself():
+    table = go.Table(header={"values": ["method", "error, K"]}, cells={"values": [["a", "b"], [1, 2.5]]})
+    assert rows(go.Figure(table)) == [
+        {"method": "a", "error, K": "1"},
+        {"method": "b", "error, K": "2.5"},
+    ]
+
+
 def test_error_bars_and_words_go_along_and_empty_columns_do_not():
     bars = {"array": [0.1, 0.2], "arrayminus": [0.3, 0.4]}
     found = rows(go.Figure(go.Bar(x=["u", "v"], y=[1, None], error_y=bars, text=["p", "q"])))

@@ -40,12 +40,17 @@
     return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
 
+  const lines = (rows) => rows.map((row) => row.map(quoted).join(",")).join("\n");
+
   const csv = (data) => {
+    if (data[0].type === "table") {
+      const columns = data[0].cells.values.map(list);
+      return lines([list(data[0].header.values), ...columns[0].map((_, i) => columns.map((column) => column[i]))]);
+    }
     const all = data.flatMap(rows);
     const columns = ["trace", "x", "y", "z", "y above", "y below", "text"];
     const used = columns.filter((column) => all.some((row) => row[column] !== undefined && row[column] !== null));
-    return [used, ...all.map((row) => used.map((column) => row[column]))]
-      .map((line) => line.map(quoted).join(",")).join("\n");
+    return lines([used, ...all.map((row) => used.map((column) => row[column]))]);
   };
 
   const save = (figure) => {
