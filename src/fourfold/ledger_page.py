@@ -71,7 +71,7 @@ def strip(table: pd.DataFrame) -> str:
 def rows(table: pd.DataFrame) -> str:
     """The controls and the table of all claims. HTML."""
     return (
-        f"{_controls()}"
+        f"{_controls(table)}"
         + _scrolled(
             "All claims",
             f"<table class='ledger'><thead><tr>{''.join(map(_heading, COLUMNS))}</tr></thead>"
@@ -88,12 +88,17 @@ def short(title: str) -> str:
     return name if len(name) <= 60 else title
 
 
-def _controls() -> str:
+def _controls(table: pd.DataFrame) -> str:
     verdicts = _options(WORDS)
+    titles = table.drop_duplicates("slug").set_index("slug").paper
+    papers = "".join(
+        f"<option value='{slug}'>{escape(short(title))}</option>" for slug, title in titles.items()
+    )
     return (
         "<form class='ledger-controls' role='search' aria-label='Find claims'>"
         "<label>Search <input type='search' name='search' autocomplete='off'></label>"
         f"<label>Part <select name='part'>{_options(records.PARTS)}</select></label>"
+        f"<label>Paper <select name='paper'><option value=''>all</option>{papers}</select></label>"
         f"<label>Quick run <select name='quick'>{verdicts}</select></label>"
         f"<label>Full run <select name='full'>{verdicts}"
         "<option value='stale'>stale</option><option value='none'>not run</option></select></label>"
@@ -118,7 +123,7 @@ def _row(claim: Any) -> str:
     old = f"<small>stale: {escape(stale)} changed since</small>" if stale else ""
     recorded = f"{_word(claim.full)}{old}" if claim.full else "–"
     return (
-        f"<tr id='{place}' data-part='{claim.part}' data-quick='{claim.verdict}' "
+        f"<tr id='{place}' data-part='{claim.part}' data-paper='{claim.slug}' data-quick='{claim.verdict}' "
         f"data-full='{claim.full or 'none'}'{' data-stale' if claim.stale else ''}>"
         f"<td>{claim.part}</td><td>{escape(short(claim.paper))}</td>"
         f"<td>{_to_chapter(claim, claim.claim)} <a class='permalink' href='#{place}' "
