@@ -82,7 +82,7 @@ def test_the_parameter_table_is_the_records():
 )
 def test_the_command_sets_a_parameter_that_the_chapter_has(parameters, given):
     specs = {
-        name: records.Parameter(type=kind, meaning="m", quick=value, full=value)
+        name: records.Parameter(type=kind, meaning="m", quick=value, full=value, min=0, max=999)
         for name, (kind, value) in parameters.items()
     }
     first, *others = furniture.commands(RECORD.model_copy(update={"parameters": specs})).splitlines()

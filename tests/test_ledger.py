@@ -32,7 +32,7 @@ def record(criterion, control=None, **more):
         arxiv=None,
         idea="Light convolves for free.",
         claims=[claim, Claim(id="C2", statement="It is also elegant.")],
-        parameters={"seed": Parameter(type="int", meaning="first seed", quick=1, full=1)},
+        parameters={"seed": Parameter(type="int", meaning="first seed", quick=1, full=1, min=0, max=9)},
     )
 
 
