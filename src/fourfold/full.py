@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jupytext
-import nbformat
 import yaml
 
 from fourfold import ledger, records
@@ -59,10 +58,9 @@ def keep(slug: str, notebook: Path) -> Path:
         raise ValueError(
             f"{slug} ran with {run['profile']} parameters; a full run uses the record's full ones"
         )
-    seconds = nbformat.read(notebook, as_version=4).metadata["papermill"]["duration"]
     entry = {
         **{key: value for key, value in run.items() if key != "kind"},
-        "seconds": round(seconds),
+        "seconds": round(ledger.duration(notebook)),
         "sources": sources(slug),
         "verdicts": ledger.faces(notebook, "verdict"),
         "data": {face["name"]: face["data"] for face in ledger.faces(notebook, "data")},

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import yaml
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -64,7 +63,7 @@ def pieces(record: Record) -> list[nodes.Node]:
     """The furniture of one chapter, as document nodes."""
     executed = book.executed(record)
     verdicts = ledger.faces(executed, "verdict")
-    seconds = nbformat.read(executed, as_version=4).metadata["papermill"]["duration"]
+    seconds = ledger.duration(executed)
     run = full.load(record.slug)
     return [
         _raw(f"<div class='furniture'><p class='source'>{bibliography(record)}</p>"),
@@ -109,7 +108,7 @@ def badges(record: Record, verdicts: Iterable[Mapping[str, Any]], label: str) ->
     for claim in record.claims:
         if word := words.get(claim.id):
             shown.append(
-                f"<li><a class='badge {word.replace(' ', '-')}' href='#{record.slug}-{claim.id}' "
+                f"<li><a class='badge {ledger.css(word)}' href='#{record.slug}-{claim.id}' "
                 f"title='{html.escape(claim.statement, quote=True)}'>{ledger.SYMBOLS[word]} {claim.id}"
                 f"<span class='visually-hidden'> {word}</span></a></li>"
             )

@@ -219,7 +219,7 @@ class Verdict:
         )
         paper = f"<p class='paper'>The paper: {html.escape(self.claim.paper)}</p>" if self.claim.paper else ""
         return (
-            f"<div class='verdict {self.word.replace(' ', '-')}' id='{self.paper}-{self.claim.id}'>"
+            f"<div class='verdict {css(self.word)}' id='{self.paper}-{self.claim.id}'>"
             f"<p class='word'><strong>{self.claim.id}</strong> "
             f"<span>{SYMBOLS[self.word]} {self.word}</span> <small>{self.profile} run</small></p>"
             f"<p class='statement'>{html.escape(self.claim.statement)}</p>{paper}"
@@ -243,6 +243,11 @@ class Verdict:
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict, dict]:
         return {"text/plain": str(self), "text/html": self.to_html()}, {"fourfold": self.to_metadata()}
+
+
+def css(word: str) -> str:
+    """The style sheets' class for a verdict's word."""
+    return word.replace(" ", "-")
 
 
 def _signs(threshold: str) -> str:
@@ -316,6 +321,11 @@ def faces(notebook: Path, kind: str) -> list[dict[str, Any]]:
             if face and face["kind"] == kind:
                 found.append(face)
     return found
+
+
+def duration(notebook: Path) -> float:
+    """Seconds that papermill took to execute a notebook."""
+    return nbformat.read(notebook, as_version=4).metadata["papermill"]["duration"]
 
 
 def table(

@@ -142,7 +142,7 @@ def _claim_square(claim: Any) -> str:
     word = claim.verdict
     target = "" if word == ledger.UNJUDGED else f"{claim.part}/{claim.slug}.html"
     return (
-        f"<a class='square {_css(word)}' href='{target}#{claim.slug}-{claim.claim}' "
+        f"<a class='square {ledger.css(word)}' href='{target}#{claim.slug}-{claim.claim}' "
         f"title='{claim.claim}: {escape(claim.statement, quote=True)}'>"
         f"<span aria-hidden='true'>{ledger.SYMBOLS[word]}</span>"
         f"<span class='visually-hidden'>{claim.claim} {word}</span></a>"
@@ -154,15 +154,11 @@ def _name(title: str) -> str:
 
 
 def _square(word: str) -> str:
-    return f"<span class='square {_css(word)}' aria-hidden='true'>{ledger.SYMBOLS[word]}</span>"
+    return f"<span class='square {ledger.css(word)}' aria-hidden='true'>{ledger.SYMBOLS[word]}</span>"
 
 
 def _word(verdict: str) -> str:
-    return f"<span class='verdict-word {_css(verdict)}'>{ledger.SYMBOLS[verdict]} {verdict}</span>"
-
-
-def _css(word: str) -> str:
-    return word.replace(" ", "-")
+    return f"<span class='verdict-word {ledger.css(verdict)}'>{ledger.SYMBOLS[verdict]} {verdict}</span>"
 
 
 def _view(count: int, part: str, quick: str) -> str:

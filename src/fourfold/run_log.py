@@ -15,7 +15,7 @@ def runs() -> pd.DataFrame:
     for record in book.chapter_records():
         path = book.executed(record)
         (run,) = ledger.faces(path, "run")
-        rows.append(_run(run, nbformat.read(path, as_version=4).metadata["papermill"]["duration"]))
+        rows.append(_run(run, ledger.duration(path)))
         if recorded := full.load(record.slug):
             rows.append(_run(recorded, recorded["seconds"]))
     return pd.DataFrame(rows)
@@ -39,14 +39,9 @@ def seconds(notebook: Path) -> dict[str, float]:
     spent = {"imports": 0.0, "experiment": 0.0, "figures": 0.0}
     for cell in node.cells:
         if cell.cell_type == "code":
-            imports = cell.source.startswith(("import ", "from "))
-            kind = (
-                "figures"
-                if book.IGNORED in cell.metadata.get("tags", ())
-                else "imports"
-                if imports
-                else "experiment"
-            )
+            kind = "imports" if cell.source.startswith(("import ", "from ")) else "experiment"
+            if book.IGNORED in cell.metadata.get("tags", ()):
+                kind = "figures"
             spent[kind] += cell.metadata["papermill"]["duration"]
     total = node.metadata["papermill"]["duration"]
     return {"total": total, "start-up": total - sum(spent.values()), **spent}
