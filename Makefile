@@ -5,7 +5,7 @@ PORT ?= 8000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # A kernel that does not announce its transport at every start.
 export JUPYTER_PATH := $(CURDIR)/workflow/jupyter
-SNAKEMAKE = snakemake --quiet rules --profile $(PROFILE)
+BUILD = python -m fourfold.build --quiet rules --profile $(PROFILE)
 READY = .venv/.ready
 
 .PHONY: help book test chapter full bench sync new serve lock clean
@@ -22,7 +22,8 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 book: $(READY) ## run the chapters that are not up to date and build the HTML
-	$(SNAKEMAKE) html
+	$(BUILD) html
+	@python -m fourfold.book check
 	@echo "The book: file://$(CURDIR)/_build/html/index.html"
 
 test: $(READY) ## unit, oracle, property, record, notebook and site tests, style and types
@@ -30,17 +31,19 @@ test: $(READY) ## unit, oracle, property, record, notebook and site tests, style
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 pytest --numprocesses auto --dist loadscope --nbval --nbval-current-env
 
 chapter: need-name ## run one chapter: NAME=convsharevit
-	$(SNAKEMAKE) $$(python -m fourfold.book chapter $(NAME))
+	$(BUILD) $$(python -m fourfold.book chapter $(NAME))
+	@python -m fourfold.book check
 
 full: need-name ## run one chapter at its full parameters and record it: NAME=convsharevit
-	$(SNAKEMAKE) --force logs/full/$(NAME).ipynb
-	python -m fourfold.book keep-full $(NAME) logs/full/$(NAME).ipynb
+	$(BUILD) --force _build/full/$(NAME).ipynb
+	python -m fourfold.book keep-full $(NAME) _build/full/$(NAME).ipynb
 
 bench: $(READY) ## time ours against the peers, side by side in one run; print ratios and record them
 	for bench in benchmarks/*.py; do OMP_NUM_THREADS=1 python $$bench; done
 
 sync: $(READY) ## after an edit of notebooks/*.md: run what changed and refresh the paired .ipynb
-	$(SNAKEMAKE) chapters
+	$(BUILD) chapters
+	@python -m fourfold.book check
 	python -m fourfold.book sync
 
 new: need-name ## scaffold a chapter from its record: NAME=svt

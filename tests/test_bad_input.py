@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourfold import book, parameters
+from fourfold import parameters, records
 from fourfold.parameters import ParameterError
 
 PARAMETERS = [
     pytest.param(record, name, id=f"{record.slug}-{name}")
-    for record in book.chapter_records()
+    for record in records.chapters()
     for name in record.parameters
 ]
 
@@ -72,7 +72,7 @@ def test_a_wrong_value_is_refused_by_name_with_what_is_allowed(record, name, dat
     assert len(line) < 600, "a huge value must not flood the error"
 
 
-@pytest.mark.parametrize("record", book.chapter_records(), ids=lambda record: record.slug)
+@pytest.mark.parametrize("record", records.chapters(), ids=lambda record: record.slug)
 def test_the_extremes_that_a_record_allows_are_accepted(record):
     for name, spec in record.parameters.items():
         for bound in (spec.min, spec.max):

@@ -4,7 +4,7 @@ import jupytext
 import nbformat
 import pytest
 
-from fourfold import book, parameters, records
+from fourfold import book, parameters, records, runs
 
 RECORD = records.load("convsharevit")
 
@@ -13,7 +13,7 @@ RECORD = records.load("convsharevit")
 def places(tmp_path, monkeypatch):
     """A project folder of its own, with the real templates."""
     monkeypatch.setattr(book, "ROOT", tmp_path)
-    monkeypatch.setattr(book, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(runs, "NOTEBOOKS", tmp_path / "notebooks")
     return tmp_path
 
 
@@ -79,21 +79,6 @@ def test_pair_is_stable_and_refuses_an_execution_of_other_code(chapter):
     markdown.write_text(markdown.read_text().replace("1 + 1", "1 + 2"))
     with pytest.raises(ValueError, match=r"executed from other code than chapter\.md"):
         book.pair(markdown, executed)
-
-
-def test_a_chapter_that_did_not_finish_is_never_rendered(tmp_path, monkeypatch):
-    ran = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell("1", metadata={"papermill": {"status": "failed"}})]
-    )
-    monkeypatch.setattr(book, "EXECUTED", tmp_path)
-    monkeypatch.setattr(book, "HTML", tmp_path / "html")
-    for record in book.chapter_records():
-        path = book.executed(record)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(ran, path)
-    with pytest.raises(ValueError, match="did not run to its end"):
-        book.build_html()
-    assert not (tmp_path / "html").exists()
 
 
 def test_bibtex_of_a_paper():

@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from fourfold import book
+from fourfold import records
 from fourfold.records import ROOT
 
 PAPERMILL = Path(sys.executable).with_name("papermill")
@@ -19,7 +19,7 @@ def papermill(folder, *arguments):
     )
 
 
-@pytest.mark.parametrize("record", book.chapter_records(), ids=lambda record: record.slug)
+@pytest.mark.parametrize("record", records.chapters(), ids=lambda record: record.slug)
 class TestChapter:
     @pytest.fixture
     def notebook(self, record):

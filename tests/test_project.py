@@ -12,10 +12,10 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from fourfold import book, figures, parameters, records
+from fourfold import book, figures, parameters, records, runs, site
 from fourfold.records import ROOT
 
-CHAPTERS = book.chapter_records()
+CHAPTERS = records.chapters()
 SLUGS = [record.slug for record in CHAPTERS]
 
 
@@ -41,15 +41,15 @@ def test_each_chapter_is_in_its_four_places_and_in_the_contents():
     assert names_in("src/fourfold", "*.py") == expected
     assert names_in("tests", "test_*.py") == expected
     in_toc = {
-        tuple(f.split("/")[1:]) for f in book.toc_files() if f.startswith("chapters/") and f.count("/") == 2
+        tuple(f.split("/")[1:]) for f in site.toc_files() if f.startswith("chapters/") and f.count("/") == 2
     }
     assert in_toc == expected
 
 
 def test_every_page_of_the_contents_has_a_source():
     made = {f"chapters/{r.part}/{r.slug}" for r in CHAPTERS}
-    made |= {f"chapters/{page.stem}" for page in book.NOTEBOOKS.glob("*.md")}
-    prose = set(book.toc_files()) - made
+    made |= {f"chapters/{page.stem}" for page in runs.NOTEBOOKS.glob("*.md")}
+    prose = set(site.toc_files()) - made
     assert {str(p.relative_to(ROOT / "book").with_suffix("")) for p in (ROOT / "book").rglob("*.md")} == prose
 
 

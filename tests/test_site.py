@@ -9,25 +9,25 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from bs4 import BeautifulSoup
 
-from fourfold import book, furniture, records
+from fourfold import furniture, records, runs, site
 
 pytestmark = pytest.mark.skipif(
-    not (book.HTML / "index.html").is_file(), reason="the site is not built; run make book first"
+    not (site.HTML / "index.html").is_file(), reason="the site is not built; run make book first"
 )
 
 
 @pytest.fixture(scope="module")
 def pages():
     return {
-        name: BeautifulSoup((book.HTML / f"{name}.html").read_text(), "html.parser")
-        for name in book.toc_files()
+        name: BeautifulSoup((site.HTML / f"{name}.html").read_text(), "html.parser")
+        for name in site.toc_files()
     }
 
 
 def test_number_of_pages(pages):
     chapters = sum(record.has_chapter for record in records.load_all())
     fixed = ["index", "how_to_read_a_verdict", "how_to_rerun", "bibliography"]
-    collected = list(book.NOTEBOOKS.glob("*.md"))
+    collected = list(runs.NOTEBOOKS.glob("*.md"))
     parts = [name for name in pages if name.startswith("parts/")]
     assert len(pages) == len(fixed) + len(collected) + len(parts) + chapters
 
@@ -44,13 +44,13 @@ def test_no_page_asks_the_network_for_anything(pages):
         for script in page.find_all("script", src=False):
             if script.get("type") != "application/json":
                 assert not re.search(r"(fetch|import)\s*\(\s*['\"]https?:", script.text), name
-    for sheet in book.HTML.rglob("*.css"):
+    for sheet in site.HTML.rglob("*.css"):
         assert not re.search(r"(@import|url\()\s*['\"]?(https?:)?//", sheet.read_text(errors="ignore")), sheet
 
 
 def test_every_internal_link_leads_somewhere(pages):
     for name, page in pages.items():
-        here = book.HTML / f"{name}.html"
+        here = site.HTML / f"{name}.html"
         for link in page.find_all("a", href=True):
             target = urlsplit(link["href"])
             if target.scheme or not (target.path or target.fragment):
@@ -64,7 +64,7 @@ def test_every_internal_link_leads_somewhere(pages):
 
 
 def test_each_chapter_shows_every_verdict_and_each_figure_has_words(pages):
-    for record in book.chapter_records():
+    for record in records.chapters():
         page = pages[f"chapters/{record.part}/{record.slug}"]
         shown = {card["id"] for card in page.select("div.verdict")}
         assert shown == {f"{record.slug}-{claim.id}" for claim in record.claims if claim.criteria}
@@ -90,17 +90,17 @@ def test_ledger_lists_every_paper_and_claim(pages):
 
 
 def test_what_a_page_offers_for_download_is_there_and_is_the_original(pages):
-    for record in book.chapter_records():
+    for record in records.chapters():
         for source in furniture.files(record).values():
-            assert (book.HTML / "downloads" / source.name).read_bytes() == source.read_bytes()
-    listed = json.loads((book.HTML / "downloads" / "ledger.json").read_text())
+            assert (site.HTML / "downloads" / source.name).read_bytes() == source.read_bytes()
+    listed = json.loads((site.HTML / "downloads" / "ledger.json").read_text())
     assert len(listed) == sum(len(record.claims) for record in records.load_all())
-    lines = csv.DictReader(io.StringIO((book.HTML / "downloads" / "ledger.csv").read_text()))
+    lines = csv.DictReader(io.StringIO((site.HTML / "downloads" / "ledger.csv").read_text()))
     assert [row["claim"] for row in lines] == [row["claim"] for row in listed]
 
 
 def test_a_badge_for_every_verdict_leads_to_its_card(pages):
-    for record in book.chapter_records():
+    for record in records.chapters():
         page = pages[f"chapters/{record.part}/{record.slug}"]
         first = page.select_one(".furniture .badges")
         cards = {card["id"] for card in page.select("div.verdict")}

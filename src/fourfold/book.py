@@ -5,24 +5,17 @@ chapter, records a full run, and builds the HTML.
 """
 
 import argparse
-import shutil
 import string
 import subprocess
 import sys
 from pathlib import Path
 
-import jupytext
 import nbformat
-import yaml
-from plotly.offline import get_plotlyjs
 
-from fourfold import full, ledger, parameters, records
+from fourfold import full, parameters, records, runs, site
 from fourfold.cover import cover
 from fourfold.records import ROOT, Record
 
-EXECUTED = ROOT / "book" / "chapters"
-NOTEBOOKS = ROOT / "notebooks"
-HTML = ROOT / "_build" / "html"
 TEMPLATES = ROOT / "workflow" / "template"
 # What a reader's eye compares: pictures are drawn anew and never compared.
 IGNORED = "nbval-ignore-output"
@@ -43,32 +36,6 @@ def bibtex(record: Record) -> str:
     return f"@misc{{{record.slug},\n{body}\n}}\n"
 
 
-def executed(record: Record) -> Path:
-    """Where the executed copy of a chapter lies."""
-    return EXECUTED / record.part / f"{record.slug}.ipynb"
-
-
-def chapter_records() -> list[Record]:
-    """The records whose chapters are built."""
-    return [record for record in records.load_all() if record.has_chapter]
-
-
-def toc_files() -> list[str]:
-    """Every page of the table of contents, the root included, as ``_toc.yml`` names them."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    files = [toc["root"]]
-
-    def walk(node: dict) -> None:
-        if "file" in node:
-            files.append(node["file"])
-        for child in [*node.get("chapters", ()), *node.get("sections", ())]:
-            walk(child)
-
-    for part in toc["parts"]:
-        walk(part)
-    return files
-
-
 def pair(markdown: Path, ran: Path | None = None) -> nbformat.NotebookNode:
     """The ``.ipynb`` half of a chapter: the Markdown's cells with the text outputs of its last run.
 
@@ -78,22 +45,16 @@ def pair(markdown: Path, ran: Path | None = None) -> nbformat.NotebookNode:
     Raises:
         ValueError: if the executed copy does not have the Markdown's code cells.
     """
-    notebook = jupytext.read(markdown, fmt="md:myst")
-    notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"]}
-    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    notebook = runs.weave(markdown, ran)
     on_disk = markdown.with_suffix(".ipynb")
     old = nbformat.read(on_disk, as_version=4).cells if on_disk.is_file() else []
-    for i, cell in enumerate(notebook.cells):
-        same = i < len(old) and old[i].cell_type == cell.cell_type
-        cell.id = old[i].id if same else f"{cell.cell_type}-{i}"
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    if ran is not None:
-        done = [cell for cell in nbformat.read(ran, as_version=4).cells if cell.cell_type == "code"]
-        if [cell.source for cell in code] != [cell.source for cell in done]:
-            raise ValueError(f"{ran.name} was executed from other code than {markdown.name} has now")
-        for cell, ready in zip(code, done, strict=True):
-            if IGNORED not in cell.metadata.get("tags", ()):
-                cell.outputs = [_text_only(output) for output in ready.outputs]
+    for cell, before in zip(notebook.cells, old, strict=False):
+        if cell.cell_type == before.cell_type:
+            cell.id = before.id
+    code = runs.code_cells(notebook)
+    for cell in code:
+        drawn = IGNORED in cell.metadata.get("tags", ())
+        cell.outputs = [] if drawn else [_text_only(output) for output in cell.outputs]
     for count, cell in enumerate(code, start=1):
         cell.execution_count = count
         for output in cell.outputs:
@@ -112,9 +73,9 @@ def _text_only(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 def sync() -> None:
     """Rewrite every chapter's ``.ipynb`` from its Markdown and its executed copy."""
-    for record in chapter_records():
-        markdown = NOTEBOOKS / record.part / f"{record.slug}.md"
-        nbformat.write(pair(markdown, executed(record)), markdown.with_suffix(".ipynb"))
+    for record in records.chapters():
+        markdown = runs.NOTEBOOKS / record.part / f"{record.slug}.md"
+        nbformat.write(pair(markdown, runs.of(record)), markdown.with_suffix(".ipynb"))
 
 
 def new(slug: str) -> list[Path]:
@@ -129,7 +90,7 @@ def new(slug: str) -> list[Path]:
             f"data/papers/{slug}.yml has no criteria, controls and parameters yet; write them first"
         )
     places = {
-        "notebook.md": NOTEBOOKS / record.part / f"{slug}.md",
+        "notebook.md": runs.NOTEBOOKS / record.part / f"{slug}.md",
         "module.py": ROOT / "src" / "fourfold" / record.part / f"{slug}.py",
         "test.py": ROOT / "tests" / record.part / f"test_{slug}.py",
     }
@@ -159,47 +120,22 @@ def new(slug: str) -> list[Path]:
     return list(places.values())
 
 
-def build_html() -> None:
-    """Build ``_build/html`` from ``book`` and the executed chapters, and check that it is whole.
+def check() -> None:
+    """Say which pages did not run to their end.
 
     Raises:
-        ValueError: if a chapter did not run to its end, or a page is missing or too many.
-        subprocess.CalledProcessError: if Sphinx warns.
+        ValueError: if there is one.
     """
-    for record in chapter_records():
-        ledger.faces(executed(record), "verdict")
-    shutil.rmtree(HTML, ignore_errors=True)
-    builder = [
-        str(Path(sys.executable).with_name("jupyter-book")),
-        "build",
-        "book",
-        "--config",
-        "_config.yml",
-    ]
-    subprocess.run(
-        [*builder, "--toc", str(ROOT / "_toc.yml"), "--path-output", ".", "-W", "-n", "--keep-going"],
-        cwd=ROOT,
-        check=True,
-    )
-    (HTML / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
-    expected = {f"{name}.html" for name in toc_files()}
-    built = {
-        str(page.relative_to(HTML))
-        for page in HTML.rglob("*.html")
-        if "_static" not in page.parts and page.name not in ("404.html", "genindex.html", "search.html")
-    }
-    if built != expected:
-        raise ValueError(
-            f"pages missing: {sorted(expected - built) or 'none'}; "
-            f"unexpected: {sorted(built - expected) or 'none'}"
-        )
+    if failed := site.failures():
+        lines = "\n".join(f"  {page}: {why}" for page, why in failed.items())
+        raise ValueError(f"did not run to their end, the rest of the book is built:\n{lines}")
 
 
 def main() -> None:
     """The command line; errors are one line on stderr and a non-zero exit."""
     parser = argparse.ArgumentParser(prog="python -m fourfold.book", description="The chores of the book.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("bibliography", "cover", "html", "sync"):
+    for name in ("bibliography", "check", "cover", "html", "sync"):
         commands.add_parser(name)
     for name in ("chapter", "new", "full-parameters", "keep-full"):
         command = commands.add_parser(name)
@@ -211,14 +147,16 @@ def main() -> None:
         match given.command:
             case "bibliography":
                 print("\n".join(bibtex(record) for record in records.load_all() if not record.companion))
+            case "check":
+                check()
             case "cover":
                 print(cover(), end="")
             case "html":
-                build_html()
+                site.build()
             case "sync":
                 sync()
             case "chapter":
-                print(executed(records.load(given.slug)).relative_to(ROOT))
+                print(runs.of(records.load(given.slug)).relative_to(ROOT))
             case "new":
                 for path in new(given.slug):
                     print(path.relative_to(ROOT))

@@ -12,7 +12,7 @@ from typing import Any
 import jupytext
 import yaml
 
-from fourfold import ledger, records
+from fourfold import records, runs
 from fourfold import sources as dependencies
 
 FULL_RUNS = records.ROOT / "data" / "full"
@@ -53,17 +53,17 @@ def keep(slug: str, notebook: Path) -> Path:
     Raises:
         ValueError: if the notebook failed, or ran with other parameters than the record's full ones.
     """
-    (run,) = ledger.faces(notebook, "run")
+    (run,) = runs.faces(notebook, "run")
     if run["profile"] != "full":
         raise ValueError(
             f"{slug} ran with {run['profile']} parameters; a full run uses the record's full ones"
         )
     entry = {
         **{key: value for key, value in run.items() if key != "kind"},
-        "seconds": round(ledger.duration(notebook)),
+        "seconds": round(runs.seconds(notebook)),
         "sources": sources(slug),
-        "verdicts": ledger.faces(notebook, "verdict"),
-        "data": {face["name"]: face["data"] for face in ledger.faces(notebook, "data")},
+        "verdicts": runs.faces(notebook, "verdict"),
+        "data": {face["name"]: face["data"] for face in runs.faces(notebook, "data")},
     }
     path = FULL_RUNS / f"{slug}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

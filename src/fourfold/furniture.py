@@ -15,7 +15,7 @@ import yaml
 from docutils import nodes
 from sphinx.application import Sphinx
 
-from fourfold import book, full, ledger, ledger_page
+from fourfold import book, full, ledger, ledger_page, records, runs
 from fourfold.records import ROOT, Record
 
 
@@ -27,13 +27,30 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 def furnish(app: Sphinx, doctree: nodes.document) -> None:
-    """Put the furniture under the title of a chapter; other pages are left alone."""
-    record = _chapters().get(app.env.docname)
-    if record is not None:
+    """Put the furniture under the title of a chapter, and on any page what its run failed with."""
+    docname = app.env.docname
+    run = (runs.RUNS / docname.removeprefix("chapters/")).with_suffix(".ipynb")
+    if docname.startswith("chapters/"):
+        # The page shows its run's cost, which changes also where the outputs do not.
+        app.env.note_dependency(str(run))
+        record = _chapters().get(docname)
         title = next(iter(doctree.findall(nodes.title)))
         section = title.parent
         at = section.index(title) + 1
-        section[at:at] = pieces(record)
+        section[at:at] = [*failure(run), *(pieces(record) if record else [])]
+
+
+def failure(run: Path) -> list[nodes.Node]:
+    """What a page says first if its run failed."""
+    why = runs.failure(run)
+    if why is None:
+        return []
+    return [
+        _raw(
+            "<div class='admonition error'><p class='admonition-title'>This page did not run to its end</p>"
+            f"<p>{html.escape(why)}</p><p>What stands below the error was not computed.</p></div>"
+        )
+    ]
 
 
 def copy_downloads(app: Sphinx, error: Exception | None) -> None:
@@ -61,19 +78,18 @@ def files(record: Record) -> dict[str, Path]:
 
 def pieces(record: Record) -> list[nodes.Node]:
     """The furniture of one chapter, as document nodes."""
-    executed = book.executed(record)
-    verdicts = ledger.faces(executed, "verdict")
-    seconds = ledger.duration(executed)
     run = full.load(record.slug)
+    quick = runs.of(record)
+    failed = runs.failure(quick)
     return [
         _raw(f"<div class='furniture'><p class='source'>{bibliography(record)}</p>"),
-        _raw(badges(record, verdicts, "Quick run")),
+        *([] if failed else [_raw(badges(record, runs.faces(quick, "verdict"), "Quick run"))]),
         *([_raw(badges(record, run["verdicts"], _about(run)))] if run else []),
         _raw("<details><summary>Run this page with your own parameters</summary>"),
         _raw(parameter_table(record)),
         _raw(
-            f"<p>With the quick values the page took {max(1, round(seconds))} s on one core when this book "
-            f"was built. {_full_cost(run)}</p>"
+            f"<p>With the quick values the page took {max(1, round(runs.seconds(quick)))} s on one core when "
+            f"this book was built. {_full_cost(run)}</p>"
         ),
         _code(commands(record), "bash"),
         _raw(f"<p>{_links(record)}</p></details>"),
@@ -200,4 +216,4 @@ def _code(text: str, language: str) -> nodes.literal_block:
 
 
 def _chapters() -> dict[str, Record]:
-    return {f"chapters/{record.part}/{record.slug}": record for record in book.chapter_records()}
+    return {f"chapters/{record.part}/{record.slug}": record for record in records.chapters()}

@@ -14,12 +14,10 @@ it must, when its whole interval lies in its own region. Then, in this order:
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import nbformat
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -29,12 +27,14 @@ from fourfold.records import Claim, Control, Criterion, Quantity, Record, Region
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "beyond this scale")
 Word = Literal["reproduced", "not reproduced", "inconclusive", "beyond this scale"]
 UNJUDGED = "not judged yet"
+FAILED = "did not run"
 SYMBOLS = {
     "reproduced": "✓",
     "not reproduced": "✗",
     "inconclusive": "≈",
     "beyond this scale": "↗",
     UNJUDGED: "·",
+    FAILED: "!",
 }
 
 
@@ -303,33 +303,11 @@ def judge(
     return Verdict(record.slug, claim, profile, word, reason, (*met, *failing))
 
 
-def faces(notebook: Path, kind: str) -> list[dict[str, Any]]:
-    """The machine faces of one kind (``"run"``, ``"verdict"``, ``"data"``) in an executed notebook, in order.
-
-    Raises:
-        ValueError: if the notebook did not run to its end under papermill.
-    """
-    node = nbformat.read(notebook, as_version=4)
-    code = [cell for cell in node.cells if cell.cell_type == "code"]
-    # papermill marks an error in the notebook, and a kill only by cells that never completed.
-    if any(cell.metadata.get("papermill", {}).get("status") != "completed" for cell in code):
-        raise ValueError(f"{notebook.name} did not run to its end; its verdicts are not used")
-    found = []
-    for cell in node.cells:
-        for output in cell.get("outputs", []):
-            face = output.get("metadata", {}).get("fourfold")
-            if face and face["kind"] == kind:
-                found.append(face)
-    return found
-
-
-def duration(notebook: Path) -> float:
-    """Seconds that papermill took to execute a notebook."""
-    return nbformat.read(notebook, as_version=4).metadata["papermill"]["duration"]
-
-
 def table(
-    records: Sequence[Record], quick: Mapping[str, Sequence[dict]], full: Mapping[str, dict]
+    records: Sequence[Record],
+    quick: Mapping[str, Sequence[dict]],
+    full: Mapping[str, dict],
+    failed: Collection[str] = (),
 ) -> pd.DataFrame:
     """Every claim of every paper, one row each.
 
@@ -337,6 +315,7 @@ def table(
         records: all records.
         quick: slug -> verdict faces of the executed chapter.
         full: slug -> full run as `fourfold.full.load` returns it, with ``verdicts`` and ``stale``.
+        failed: slugs of the chapters that did not run to their end.
 
     Returns:
         Columns part, paper, slug, claim, statement, verdict, measured, full, stale.
@@ -355,6 +334,7 @@ def table(
                 raise ValueError(f"{record.slug} never judges {', '.join(silent)}")
         run = full.get(record.slug, {"verdicts": [], "stale": []})
         recorded = {face["claim"]: face for face in run["verdicts"]}
+        unjudged = FAILED if record.slug in failed else UNJUDGED
         for claim in record.claims:
             face = judged.get(claim.id)
             rows.append(
@@ -364,7 +344,7 @@ def table(
                     "slug": record.slug,
                     "claim": claim.id,
                     "statement": claim.statement,
-                    "verdict": face["verdict"] if face else UNJUDGED,
+                    "verdict": face["verdict"] if face else unjudged,
                     "measured": "; ".join(f["shown"] for f in face["findings"] if f["role"] == "criterion")
                     if face
                     else "",

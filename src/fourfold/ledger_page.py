@@ -11,21 +11,22 @@ from urllib.parse import urlencode
 
 import pandas as pd
 
-from fourfold import book, full, ledger, records
+from fourfold import full, ledger, records, runs
 
-WORDS = (*ledger.VERDICTS, ledger.UNJUDGED)
 COLUMNS = ("Part", "Paper", "Claim", "Statement", "Quick run", "Full run")
 
 
 def claims() -> pd.DataFrame:
     """Every claim of every paper with its verdicts, from the executed chapters and the recorded full runs.
 
-    The columns of `fourfold.ledger.table`. Raises ``ValueError`` if a chapter did not run to its end.
+    The columns of `fourfold.ledger.table`.
     """
     everything = records.load_all()
-    quick = {r.slug: ledger.faces(book.executed(r), "verdict") for r in everything if r.has_chapter}
-    runs = {r.slug: run for r in everything if (run := full.load(r.slug))}
-    return ledger.table(everything, quick, runs)
+    chapters = {record.slug: runs.of(record) for record in everything if record.has_chapter}
+    failed = {slug for slug, run in chapters.items() if runs.failure(run)}
+    quick = {slug: runs.faces(run, "verdict") for slug, run in chapters.items() if slug not in failed}
+    recorded = {r.slug: run for r in everything if (run := full.load(r.slug))}
+    return ledger.table(everything, quick, recorded, failed)
 
 
 def downloads(table: pd.DataFrame) -> dict[str, str]:
@@ -37,14 +38,21 @@ def downloads(table: pd.DataFrame) -> dict[str, str]:
     }
 
 
+def words(table: pd.DataFrame) -> list[str]:
+    """What can stand in the place of a verdict here; that a chapter failed only where one did."""
+    failed = [ledger.FAILED] if (table.verdict == ledger.FAILED).any() else []
+    return [*ledger.VERDICTS, ledger.UNJUDGED, *failed]
+
+
 def counts(table: pd.DataFrame) -> str:
     """Claims per part and verdict; each number links to the rows that it counts. HTML."""
-    head = "".join(f"<th scope='col'>{_word(word)}</th>" for word in WORDS)
+    head = "".join(f"<th scope='col'>{_word(word)}</th>" for word in words(table))
     lines = []
     for part in [*records.PARTS, "all"]:
         rows = table if part == "all" else table[table.part == part]
         cells = "".join(
-            f"<td>{_view(int((rows.verdict == word).sum()), part=part, quick=word)}</td>" for word in WORDS
+            f"<td>{_view(int((rows.verdict == word).sum()), part=part, quick=word)}</td>"
+            for word in words(table)
         )
         lines.append(f"<tr><th scope='row'>{part}</th><td>{rows.slug.nunique()}</td>{cells}</tr>")
     return _scrolled(
@@ -56,7 +64,7 @@ def counts(table: pd.DataFrame) -> str:
 
 def strip(table: pd.DataFrame) -> str:
     """Every paper one line, every claim one square, coloured and signed by its quick verdict. HTML."""
-    legend = "".join(f"<li>{_square(word)} {word}</li>" for word in WORDS)
+    legend = "".join(f"<li>{_square(word)} {word}</li>" for word in words(table))
     parts = []
     for part in records.PARTS:
         lines = "".join(
@@ -89,7 +97,7 @@ def short(title: str) -> str:
 
 
 def _controls(table: pd.DataFrame) -> str:
-    verdicts = _options(WORDS)
+    verdicts = _options(words(table))
     titles = table.drop_duplicates("slug").set_index("slug").paper
     papers = "".join(
         f"<option value='{slug}'>{escape(short(title))}</option>" for slug, title in titles.items()
@@ -133,16 +141,19 @@ def _row(claim: Any) -> str:
 
 
 def _to_chapter(claim: Any, text: str) -> str:
-    if claim.verdict == ledger.UNJUDGED:
-        return text
-    return f"<a href='{claim.part}/{claim.slug}.html#{claim.slug}-{claim.claim}'>{text}</a>"
+    return text if claim.verdict == ledger.UNJUDGED else f"<a href='{_address(claim)}'>{text}</a>"
+
+
+def _address(claim: Any) -> str:
+    """The claim's card on its page; a paper with no chapter has its rows below, a failed one no cards."""
+    page = "" if claim.verdict == ledger.UNJUDGED else f"{claim.part}/{claim.slug}.html"
+    return page if claim.verdict == ledger.FAILED else f"{page}#{claim.slug}-{claim.claim}"
 
 
 def _claim_square(claim: Any) -> str:
     word = claim.verdict
-    target = "" if word == ledger.UNJUDGED else f"{claim.part}/{claim.slug}.html"
     return (
-        f"<a class='square {ledger.css(word)}' href='{target}#{claim.slug}-{claim.claim}' "
+        f"<a class='square {ledger.css(word)}' href='{_address(claim)}' "
         f"title='{claim.claim}: {escape(claim.statement, quote=True)}'>"
         f"<span aria-hidden='true'>{ledger.SYMBOLS[word]}</span>"
         f"<span class='visually-hidden'>{claim.claim} {word}</span></a>"

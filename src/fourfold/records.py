@@ -270,3 +270,8 @@ def load_all() -> list[Record]:
     """All records in the book's order: by part, chapters first, then by slug."""
     records = [load(path.stem) for path in PAPERS.glob("*.yml")]
     return sorted(records, key=lambda r: (PARTS.index(r.part), not r.has_chapter, r.slug))
+
+
+def chapters() -> list[Record]:
+    """The records whose chapters are built."""
+    return [record for record in load_all() if record.has_chapter]

@@ -6,27 +6,40 @@ from typing import Any
 import nbformat
 import pandas as pd
 
-from fourfold import book, full, ledger
+from fourfold import book, full, records, runs
+
+KINDS = ("imports", "experiment", "figures")
 
 
-def runs() -> pd.DataFrame:
+def table() -> pd.DataFrame:
     """A row for each executed chapter and each recorded full run: time, seeds, machine, versions."""
     rows = []
-    for record in book.chapter_records():
-        path = book.executed(record)
-        (run,) = ledger.faces(path, "run")
-        rows.append(_run(run, ledger.duration(path)))
+    for record in records.chapters():
+        path = runs.of(record)
+        if not runs.failure(path):
+            (run,) = runs.faces(path, "run")
+            rows.append(_run(run, runs.seconds(path)))
         if recorded := full.load(record.slug):
             rows.append(_run(recorded, recorded["seconds"]))
     return pd.DataFrame(rows)
 
 
+def failures() -> pd.Series:
+    """Why chapters did not run to their end, by chapter; empty where all did."""
+    everything = {record.slug: runs.failure(runs.of(record)) for record in records.chapters()}
+    return pd.Series(everything, name="did not run to its end", dtype=object).dropna()
+
+
 def costs() -> pd.DataFrame:
-    """Seconds of each executed chapter by what they went into, the dearest chapter first, their sum last."""
-    rows = {record.slug: seconds(book.executed(record)) for record in book.chapter_records()}
-    table = pd.DataFrame.from_dict(rows, orient="index").sort_values("total", ascending=False)
-    table.loc["all chapters"] = table.sum()
-    return table.round(1)
+    """Seconds of each finished chapter by what they went into, the dearest chapter first, their sum last."""
+    finished = [record for record in records.chapters() if not runs.failure(runs.of(record))]
+    costs = pd.DataFrame(
+        [seconds(runs.of(record)) for record in finished],
+        index=[record.slug for record in finished],
+        columns=["total", "start-up", *KINDS],
+    ).sort_values("total", ascending=False)
+    costs.loc["all chapters"] = costs.sum()
+    return costs.round(1)
 
 
 def seconds(notebook: Path) -> dict[str, float]:
@@ -36,7 +49,7 @@ def seconds(notebook: Path) -> dict[str, float]:
     ``experiment`` the others.
     """
     node = nbformat.read(notebook, as_version=4)
-    spent = {"imports": 0.0, "experiment": 0.0, "figures": 0.0}
+    spent = dict.fromkeys(KINDS, 0.0)
     for cell in node.cells:
         if cell.cell_type == "code":
             kind = "imports" if cell.source.startswith(("import ", "from ")) else "experiment"

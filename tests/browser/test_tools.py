@@ -5,10 +5,10 @@ import io
 
 import pytest
 
-from fourfold import book, ledger, ledger_page, records
+from fourfold import ledger, ledger_page, records, site
 
-LEDGER = (book.HTML / "chapters" / "ledger.html").as_uri()
-LEAD = (book.HTML / "chapters" / "optics" / "convsharevit.html").as_uri()
+LEDGER = (site.HTML / "chapters" / "ledger.html").as_uri()
+LEAD = (site.HTML / "chapters" / "optics" / "convsharevit.html").as_uri()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,77 @@
+"""Run a notebook and keep what happened: ``python -m fourfold.run NOTEBOOK OUTPUT [-f PARAMETERS.yml]``.
+
+A notebook that raises is kept too, with its error in it: a run says what happened, and whoever reads it
+decides (`fourfold.runs.failure`). OUTPUT appears whole or not at all.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import papermill
+import yaml
+from papermill.exceptions import PapermillExecutionError
+
+from fourfold import runs
+
+
+def run(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None:
+    """Execute a notebook, Markdown or ``.ipynb``, with papermill into ``output``.
+
+    While it runs, its cells so far stand in a hidden file beside ``output``, which a kill leaves behind.
+
+    Raises:
+        OSError: if ``output`` cannot be written.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    growing = runs.unfinished(output, os.getpid())
+    source = jupytext.read(notebook)
+    try:
+        nbformat.write(source, growing)
+        papermill.execute_notebook(source, growing, dict(parameters), progress_bar=sys.stderr.isatty())
+    except PapermillExecutionError:
+        pass  # papermill has written the traceback into the notebook
+    except OSError:
+        growing.unlink(missing_ok=True)
+        raise
+    except Exception as error:
+        # The kernel died or never started: papermill marks neither, and calls the cell completed.
+        _mark(growing, error)
+    os.replace(growing, output)
+
+
+def _mark(notebook: Path, error: Exception) -> None:
+    node = nbformat.read(notebook, as_version=4)
+    started = [cell for cell in node.cells if cell.metadata.get("papermill", {}).get("start_time")]
+    cell = started[-1] if started else next(cell for cell in node.cells if cell.cell_type == "code")
+    cell.metadata.setdefault("papermill", {})["status"] = "failed"
+    words = str(error).splitlines()[0]
+    name = type(error).__name__
+    cell.outputs.append(
+        nbformat.v4.new_output("error", ename=name, evalue=words, traceback=[f"{name}: {words}"])
+    )
+    node.metadata.setdefault("papermill", {})["exception"] = True
+    nbformat.write(node, notebook)
+
+
+def main() -> None:
+    """The command line. Exit code 0 when there is an OUTPUT, be it a failure; 1 when it cannot be written."""
+    parser = argparse.ArgumentParser(prog="python -m fourfold.run", description="Run a notebook.")
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("-f", "--parameters", type=Path, help="a YAML file of parameters")
+    given = parser.parse_args()
+    parameters = yaml.safe_load(given.parameters.read_text(encoding="utf-8")) if given.parameters else {}
+    try:
+        run(given.notebook, given.output, parameters)
+    except OSError as error:
+        sys.exit(f"{given.notebook} could not be run into {given.output}: {error}")
+
+
+if __name__ == "__main__":
+    main()
