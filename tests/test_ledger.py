@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fourfold import ledger
+from fourfold import ledger, runs
 from fourfold.records import Claim, Control, Criterion, Parameter, Record
 
 
@@ -234,9 +234,9 @@ def test_verdicts_travel_through_an_executed_notebook_into_the_table(tmp_path):
     data, metadata = verdict._repr_mimebundle_()
     output = nbformat.v4.new_output("execute_result", data, metadata=metadata, execution_count=1)
     ran = notebook(tmp_path / "ran.ipynb", [output])
-    (face,) = ledger.faces(ran, "verdict")
+    (face,) = runs.faces(ran, "verdict")
     assert face == verdict.to_metadata()
-    assert ledger.faces(ran, "run") == []
+    assert runs.faces(ran, "run") == []
 
     full = {"a_paper": {"verdicts": [face], "stale": ["fourfold.light"]}}
     rows = ledger.table([made], {"a_paper": [face]}, full)
@@ -249,10 +249,11 @@ def test_verdicts_travel_through_an_executed_notebook_into_the_table(tmp_path):
 def test_a_failed_silent_or_stuttering_chapter_is_refused(tmp_path):
     for unfinished in ({"papermill": {"status": s}} for s in ("failed", "running", "pending", None)):
         with pytest.raises(ValueError, match="did not run to its end"):
-            ledger.faces(notebook(tmp_path / "ran.ipynb", [], **unfinished), "verdict")
+            runs.faces(notebook(tmp_path / "ran.ipynb", [], **unfinished), "verdict")
     with pytest.raises(ValueError, match="did not run to its end"):
-        ledger.faces(notebook(tmp_path / "ran.ipynb", [], tags=["never executed"]), "verdict")
+        runs.faces(notebook(tmp_path / "ran.ipynb", [], tags=["never executed"]), "verdict")
     made = record(EXACT)
+    assert ledger.table([made], {}, {}, failed={"a_paper"}).verdict.tolist() == ["did not run"] * 2
     with pytest.raises(ValueError, match="never judges C1"):
         ledger.table([made], {"a_paper": []}, {})
     face = ledger.judge(made, "C1", {"a": 0.0}, {}).to_metadata()

@@ -81,6 +81,14 @@ def test_counts_add_up_and_lead_to_what_they_count(table):
     assert parse_qs(link.query) == {"quick": ["reproduced"], "part": ["optics"]}
 
 
+def test_a_chapter_that_failed_says_so_and_leads_to_its_error(table):
+    assert ledger.FAILED not in ledger_page.counts(table)
+    broken = pd.concat([table, pd.DataFrame([claim("theory", "z", "C1", ledger.FAILED)])])
+    square = soup(ledger_page.strip(broken)).select(".claims a")[-1]
+    assert (square["href"], square.select_one(".visually-hidden").text) == ("theory/z.html", "C1 did not run")
+    assert soup(ledger_page.counts(broken)).select("thead th")[-1].text == "! did not run"
+
+
 def test_downloads_carry_every_row(table):
     files = ledger_page.downloads(table)
     read = list(csv.DictReader(io.StringIO(files["ledger.csv"])))
@@ -89,7 +97,6 @@ def test_downloads_carry_every_row(table):
 
 
 def test_the_book_has_a_row_for_every_claim_of_every_record(monkeypatch):
-    monkeypatch.setattr(ledger_page.ledger, "faces", lambda *_: [])
     monkeypatch.setattr(records, "load_all", lambda: [r for r in ALL if not r.has_chapter])
     assert len(ledger_page.claims()) == sum(len(r.claims) for r in ALL if not r.has_chapter)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import nbformat
 
 from fourfold import full, parameters, records, runs, site
-from fourfold.cover import cover
 from fourfold.records import ROOT, Record
 
 TEMPLATES = ROOT / "workflow" / "template"
@@ -135,7 +134,7 @@ def main() -> None:
     """The command line; errors are one line on stderr and a non-zero exit."""
     parser = argparse.ArgumentParser(prog="python -m fourfold.book", description="The chores of the book.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("bibliography", "check", "cover", "html", "sync"):
+    for name in ("bibliography", "check", "html", "sync"):
         commands.add_parser(name)
     for name in ("chapter", "new", "full-parameters", "keep-full"):
         command = commands.add_parser(name)
@@ -149,8 +148,6 @@ def main() -> None:
                 print("\n".join(bibtex(record) for record in records.load_all() if not record.companion))
             case "check":
                 check()
-            case "cover":
-                print(cover(), end="")
             case "html":
                 site.build()
             case "sync":

@@ -7,6 +7,7 @@ beside a link to the book: ``python -m fourfold.cover CARD.png``.
 import base64
 import io
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -125,4 +126,5 @@ def card() -> Image.Image:
 
 
 if __name__ == "__main__":
-    card().save(sys.argv[1], optimize=True)
+    Path(sys.argv[1]).write_text(cover(), encoding="utf-8")
+    card().save(sys.argv[2], optimize=True)

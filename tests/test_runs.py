@@ -1,0 +1,123 @@
+"""Runs: what a page's run is good for, and that running keeps whatever happened."""
+
+import fcntl
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from fourfold import build, run, runs
+
+HEADER = "---\nkernelspec:\n  display_name: Python 3\n  language: python\n  name: python3\n---\n"
+CELL = "```{{code-cell}} ipython3\n{}\n```\n"
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """A page of a project of its own; call it with the code of its cells."""
+    monkeypatch.setattr(runs, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
+    page = tmp_path / "notebooks" / "page.md"
+    page.parent.mkdir()
+
+    def write(*cells, words="words"):
+        page.write_text(f"{HEADER}\n# Title\n\n{words}\n\n" + "\n".join(CELL.format(cell) for cell in cells))
+        return page
+
+    return write
+
+
+def test_a_run_serves_other_words_and_not_other_code(page):
+    written = page("1 + 1")
+    assert runs.useless(written) == "was not run yet"
+    run.run(written, runs.of_page(written), {})
+    assert runs.useless(written) is None
+    woven = runs.weave(page("1 + 1", words="*other* words"), runs.of_page(written))
+    assert woven.cells[0].source == "# Title\n\n*other* words"
+    assert woven.cells[1].outputs[0].data == {"text/plain": "2"}
+    assert "of other code" in runs.useless(page("1 + 2"))
+
+
+def test_a_cell_that_raises_is_kept_with_its_error(page):
+    written = page("print('before')", "raise ValueError('no\\nsuch luck')", "print('after')")
+    run.run(written, runs.of_page(written), {})
+    assert runs.failure(runs.of_page(written)) == "ValueError: no"
+    assert runs.useless(written) == "did not run to its end (ValueError: no)"
+    first, second, third = runs.weave(written, runs.of_page(written)).cells[1::1]
+    assert (first.outputs[0].text, second.outputs[0].ename, third.outputs) == ("before\n", "ValueError", [])
+    with pytest.raises(ValueError, match=r"page\.ipynb did not run to its end \(ValueError: no\)"):
+        runs.faces(runs.of_page(written), "verdict")
+
+
+def test_a_kernel_that_dies_is_a_failure(page):
+    written = page("1", "import os\nos._exit(1)", "2")
+    run.run(written, runs.of_page(written), {})
+    assert runs.failure(runs.of_page(written)).startswith("DeadKernelError")
+
+
+def test_a_damaged_run_is_made_again(page):
+    written = page("1 + 1")
+    made = runs.of_page(written)
+    run.run(written, made, {})
+    whole = made.read_text()
+    for length in (0, 1, len(whole) // 2, len(whole) - 2):
+        made.write_text(whole[:length])
+        assert "damaged" in runs.useless(written)
+    made.write_text("{}")
+    assert "damaged" in runs.useless(written)
+    made.write_text(whole.replace('"completed"', '"running"'))
+    assert runs.useless(written) == "did not run to its end (it was cut off)"
+
+
+def test_parameters_come_from_a_file(page, tmp_path):
+    written = page("n: int = 1", "print(n)")
+    written.write_text(
+        written.read_text().replace("ipython3\nn: int", "ipython3\n:tags: [parameters]\nn: int")
+    )
+    (tmp_path / "parameters.yml").write_text("n: 7")
+    command = [sys.executable, "-m", "fourfold.run", str(written), str(tmp_path / "out.ipynb")]
+    subprocess.run([*command, "-f", str(tmp_path / "parameters.yml")], check=True)
+    (output,) = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[-1].outputs
+    assert output.text == "7\n"
+    assert [file.name for file in tmp_path.glob(".*")] == []
+
+
+def test_what_cannot_be_written_is_said_and_nothing_is_left(page, tmp_path):
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "fourfold.run", str(page("1")), str(tmp_path / "file" / "out.ipynb")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "could not be run into" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_build_waits_for_the_first_and_a_dead_one_holds_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build, "BUILD", tmp_path)
+    held = build.lock()
+    second = os.open(tmp_path / ".lock", os.O_RDWR)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(held)
+    os.close(second)
+    os.close(build.lock())
+    assert capsys.readouterr().err == ""
+
+
+def test_discarded_is_what_is_useless_and_nothing_else(page, monkeypatch, capsys):
+    written = page("1 + 1")
+    made = runs.of_page(written)
+    monkeypatch.setattr(runs.records, "chapters", list)
+    monkeypatch.setattr(build, "BUILD", runs.RUNS)
+    monkeypatch.setattr(build, "ROOT", runs.RUNS.parent)
+    run.run(written, made, {})
+    runs.unfinished(made, 7).touch()
+    build.discard()
+    assert [file.name for file in runs.RUNS.iterdir()] == ["page.ipynb"]
+    page("1 + 2")
+    build.discard()
+    assert list(runs.RUNS.iterdir()) == []
+    assert "runs/page.ipynb is damaged or of other code than its page has now; it is made again." in (
+        capsys.readouterr().err
+    )
