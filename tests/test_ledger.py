@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fourfold import ledger, runs
+from fourfold import ledger, ledger_page, runs
 from fourfold.records import Claim, Control, Criterion, Parameter, Record
 
 
@@ -239,11 +239,11 @@ def test_verdicts_travel_through_an_executed_notebook_into_the_table(tmp_path):
     assert runs.faces(ran, "run") == []
 
     full = {"a_paper": {"verdicts": [face], "stale": ["fourfold.light"]}}
-    rows = ledger.table([made], {"a_paper": [face]}, full)
+    rows = ledger_page.collect([made], {"a_paper": [face]}, full)
     assert rows.verdict.tolist() == ["reproduced", "not judged yet"]
     assert rows.full.tolist() == ["reproduced", ""]
     assert rows.stale.tolist() == ["fourfold.light", ""]
-    assert ledger.table([made], {}, {}).verdict.tolist() == ["not judged yet"] * 2
+    assert ledger_page.collect([made], {}, {}).verdict.tolist() == ["not judged yet"] * 2
 
 
 def test_a_failed_silent_or_stuttering_chapter_is_refused(tmp_path):
@@ -253,9 +253,9 @@ def test_a_failed_silent_or_stuttering_chapter_is_refused(tmp_path):
     with pytest.raises(ValueError, match="did not run to its end"):
         runs.faces(notebook(tmp_path / "ran.ipynb", [], tags=["never executed"]), "verdict")
     made = record(EXACT)
-    assert ledger.table([made], {}, {}, failed={"a_paper"}).verdict.tolist() == ["did not run"] * 2
+    assert ledger_page.collect([made], {}, {}, failed={"a_paper"}).verdict.tolist() == ["did not run"] * 2
     with pytest.raises(ValueError, match="never judges C1"):
-        ledger.table([made], {"a_paper": []}, {})
+        ledger_page.collect([made], {"a_paper": []}, {})
     face = ledger.judge(made, "C1", {"a": 0.0}, {}).to_metadata()
     with pytest.raises(ValueError, match="judges a claim twice"):
-        ledger.table([made], {"a_paper": [face, face]}, {})
+        ledger_page.collect([made], {"a_paper": [face, face]}, {})

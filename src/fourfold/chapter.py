@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fourfold import full, ledger, parameters, records, training
+from fourfold import ledger, parameters, records, training
 from fourfold.machine import machine
 
 
@@ -29,6 +29,9 @@ class Chapter:
 
     def full_run(self) -> dict[str, Any] | None:
         """The recorded full run of this chapter, or None; see `fourfold.full.load`."""
+        # Most chapters never ask, and need not wait for what reads notebooks.
+        from fourfold import full
+
         return full.load(self.record.slug)
 
     def __str__(self) -> str:

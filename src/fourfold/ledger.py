@@ -1,4 +1,4 @@
-"""The judge and its book-keeping: from measured values to verdicts, from verdicts to the ledger.
+"""The judge: from measured values to verdicts.
 
 The rule, in full. A criterion is met when the whole interval of its measured value lies in the
 region the record states, violated when no point of it does, and open otherwise. A control fails, as
@@ -14,12 +14,11 @@ it must, when its whole interval lies in its own region. Then, in this order:
 
 import html
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 from fourfold.records import Claim, Control, Criterion, Quantity, Record, Region
@@ -301,55 +300,3 @@ def judge(
     failing = [_find(name, spec, controls.get(name)) for name, spec in claim.controls.items()]
     word, reason = _word(met, failing)
     return Verdict(record.slug, claim, profile, word, reason, (*met, *failing))
-
-
-def table(
-    records: Sequence[Record],
-    quick: Mapping[str, Sequence[dict]],
-    full: Mapping[str, dict],
-    failed: Collection[str] = (),
-) -> pd.DataFrame:
-    """Every claim of every paper, one row each.
-
-    Args:
-        records: all records.
-        quick: slug -> verdict faces of the executed chapter.
-        full: slug -> full run as `fourfold.full.load` returns it, with ``verdicts`` and ``stale``.
-        failed: slugs of the chapters that did not run to their end.
-
-    Returns:
-        Columns part, paper, slug, claim, statement, verdict, measured, full, stale.
-
-    Raises:
-        ValueError: if a chapter ran and a claim with criteria was never judged, or was judged twice.
-    """
-    rows = []
-    for record in records:
-        judged = {face["claim"]: face for face in quick.get(record.slug, ())}
-        if len(judged) < len(quick.get(record.slug, ())):
-            raise ValueError(f"{record.slug} judges a claim twice")
-        if record.slug in quick:
-            silent = [c.id for c in record.claims if c.criteria and c.id not in judged]
-            if silent:
-                raise ValueError(f"{record.slug} never judges {', '.join(silent)}")
-        run = full.get(record.slug, {"verdicts": [], "stale": []})
-        recorded = {face["claim"]: face for face in run["verdicts"]}
-        unjudged = FAILED if record.slug in failed else UNJUDGED
-        for claim in record.claims:
-            face = judged.get(claim.id)
-            rows.append(
-                {
-                    "part": record.part,
-                    "paper": record.title,
-                    "slug": record.slug,
-                    "claim": claim.id,
-                    "statement": claim.statement,
-                    "verdict": face["verdict"] if face else unjudged,
-                    "measured": "; ".join(f["shown"] for f in face["findings"] if f["role"] == "criterion")
-                    if face
-                    else "",
-                    "full": recorded[claim.id]["verdict"] if claim.id in recorded else "",
-                    "stale": ", ".join(run["stale"]) if claim.id in recorded else "",
-                }
-            )
-    return pd.DataFrame(rows)

@@ -4,7 +4,7 @@ The table is plain HTML, whole without a script; ``book/_static/ledger.js`` adds
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 from urllib.parse import urlencode
@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import pandas as pd
 
 from fourfold import full, ledger, records, runs
+from fourfold.records import Record
 
 COLUMNS = ("Part", "Paper", "Claim", "Statement", "Quick run", "Full run")
 
@@ -19,14 +20,66 @@ COLUMNS = ("Part", "Paper", "Claim", "Statement", "Quick run", "Full run")
 def claims() -> pd.DataFrame:
     """Every claim of every paper with its verdicts, from the executed chapters and the recorded full runs.
 
-    The columns of `fourfold.ledger.table`.
+    The columns of `collect`.
     """
     everything = records.load_all()
     chapters = {record.slug: runs.of(record) for record in everything if record.has_chapter}
     failed = {slug for slug, run in chapters.items() if runs.failure(run)}
     quick = {slug: runs.faces(run, "verdict") for slug, run in chapters.items() if slug not in failed}
     recorded = {r.slug: run for r in everything if (run := full.load(r.slug))}
-    return ledger.table(everything, quick, recorded, failed)
+    return collect(everything, quick, recorded, failed)
+
+
+def collect(
+    everything: Sequence[Record],
+    quick: Mapping[str, Sequence[dict]],
+    runs_in_full: Mapping[str, dict],
+    failed: Collection[str] = (),
+) -> pd.DataFrame:
+    """Every claim of every paper, one row each.
+
+    Args:
+        everything: all records.
+        quick: slug -> verdict faces of the executed chapter.
+        runs_in_full: slug -> full run as `fourfold.full.load` returns it, with ``verdicts`` and ``stale``.
+        failed: slugs of the chapters that did not run to their end.
+
+    Returns:
+        Columns part, paper, slug, claim, statement, verdict, measured, full, stale.
+
+    Raises:
+        ValueError: if a chapter ran and a claim with criteria was never judged, or was judged twice.
+    """
+    rows = []
+    for record in everything:
+        judged = {face["claim"]: face for face in quick.get(record.slug, ())}
+        if len(judged) < len(quick.get(record.slug, ())):
+            raise ValueError(f"{record.slug} judges a claim twice")
+        if record.slug in quick:
+            silent = [c.id for c in record.claims if c.criteria and c.id not in judged]
+            if silent:
+                raise ValueError(f"{record.slug} never judges {', '.join(silent)}")
+        run = runs_in_full.get(record.slug, {"verdicts": [], "stale": []})
+        recorded = {face["claim"]: face for face in run["verdicts"]}
+        unjudged = ledger.FAILED if record.slug in failed else ledger.UNJUDGED
+        for claim in record.claims:
+            face = judged.get(claim.id)
+            rows.append(
+                {
+                    "part": record.part,
+                    "paper": record.title,
+                    "slug": record.slug,
+                    "claim": claim.id,
+                    "statement": claim.statement,
+                    "verdict": face["verdict"] if face else unjudged,
+                    "measured": "; ".join(f["shown"] for f in face["findings"] if f["role"] == "criterion")
+                    if face
+                    else "",
+                    "full": recorded[claim.id]["verdict"] if claim.id in recorded else "",
+                    "stale": ", ".join(run["stale"]) if claim.id in recorded else "",
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def downloads(table: pd.DataFrame) -> dict[str, str]:
