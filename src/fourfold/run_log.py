@@ -1,5 +1,7 @@
 """The run log: how every chapter of this copy was run, and where its time went."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,23 @@ def costs() -> pd.DataFrame:
     ).sort_values("total", ascending=False)
     costs.loc["all chapters"] = costs.sum()
     return costs.round(1)
+
+
+def builds() -> dict[str, Any]:
+    """The record of ``benchmarks/build.py``: whole builds, before and now, and nbconvert beside them."""
+    return json.loads((records.ROOT / "data" / "benchmarks" / "build.json").read_text(encoding="utf-8"))
+
+
+def build_seconds(record: Mapping[str, Any]) -> pd.DataFrame:
+    """Seconds of whole builds: what was done, and by whom."""
+    return pd.DataFrame(record["rows"]).pivot(index="what", columns="who", values="seconds").round(0)
+
+
+def build_costs(record: Mapping[str, Any]) -> pd.DataFrame:
+    """Seconds of all chapters together by what they went into, before and now."""
+    return pd.DataFrame(
+        {row["who"]: pd.DataFrame(row["chapters"]).sum(axis=1) for row in record["rows"] if "chapters" in row}
+    ).round(0)
 
 
 def seconds(notebook: Path) -> dict[str, float]:
