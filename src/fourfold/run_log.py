@@ -44,21 +44,35 @@ def costs() -> pd.DataFrame:
     return costs.round(1)
 
 
-def builds() -> dict[str, Any]:
-    """The record of ``benchmarks/build.py``: whole builds, before and now, and nbconvert beside them."""
-    return json.loads((records.ROOT / "data" / "benchmarks" / "build.json").read_text(encoding="utf-8"))
+def builds() -> dict[str, Any] | None:
+    """The record of ``benchmarks/build.py``, whole builds before and now; None if there is none."""
+    path = records.ROOT / "data" / "benchmarks" / "build.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def build_seconds(record: Mapping[str, Any]) -> pd.DataFrame:
-    """Seconds of whole builds: what was done, and by whom."""
-    return pd.DataFrame(record["rows"]).pivot(index="what", columns="who", values="seconds").round(0)
+    """Seconds of whole builds: what was done (rows), and by whom."""
+    return pd.DataFrame(record["rows"]).pivot(index="what", columns="who", values="seconds")
+
+
+def build_summary(record: Mapping[str, Any]) -> str:
+    """What the whole builds add up to, in Markdown."""
+    timed = build_seconds(record)
+    (theirs,) = (row for row in record["rows"] if row["who"] == "nbconvert")
+    times = theirs["seconds"] / timed.now
+    return (
+        f"Seconds. nbconvert takes **{times['from nothing']:.1f} times** as long from nothing, and "
+        f"**{times['after a change of words in one chapter']:.0f} times** as long after a change of words. "
+        f"Compared cells in which its results and ours differ: {theirs['cells_that_differ']}. "
+        f"Timed on {record['started'][:10]}: {record['processor']}, {record['cores']} cores."
+    )
 
 
 def build_costs(record: Mapping[str, Any]) -> pd.DataFrame:
-    """Seconds of all chapters together by what they went into, before and now."""
+    """Seconds of all chapters together by what they went into (rows), before and now."""
     return pd.DataFrame(
         {row["who"]: pd.DataFrame(row["chapters"]).sum(axis=1) for row in record["rows"] if "chapters" in row}
-    ).round(0)
+    )
 
 
 def seconds(notebook: Path) -> dict[str, float]:
