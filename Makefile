@@ -8,17 +8,14 @@ export JUPYTER_PATH := $(CURDIR)/workflow/jupyter
 BUILD = python -m fourfold.build --quiet rules --profile $(PROFILE)
 READY = .venv/.ready
 
-.PHONY: help book test chapter full bench sync new serve lock clean
+.PHONY: help book test chapter full bench sync new serve lock audit clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 24
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock requirements-cpu.lock pyproject.toml postBuild
 	$(PYTHON) -m venv .venv
-	pip install --quiet --disable-pip-version-check -r requirements.lock
-	@# A peer that benchmarks and tests run against; its metadata asks for torchvision, which it never imports.
-	pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation optnn==0.1
-	pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	./postBuild
 	@touch $@
 
 book: $(READY) ## run the chapters that are not up to date and build the HTML
@@ -52,11 +49,24 @@ new: need-name ## scaffold a chapter from its record: NAME=svt
 serve: book ## read the book at http://localhost:8000 (PORT=8000)
 	python -m http.server --directory _build/html --bind localhost $(PORT)
 
-lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
-	pip install --quiet --disable-pip-version-check pip-tools
+lock: $(READY) ## resolve pyproject.toml anew into requirements.lock, with the hash of every published file
+	pip install --quiet --disable-pip-version-check pip-tools uv
+	@# Pins stay where they can. Hashes would make pip-compile take PyPI's build of torch and pin CUDA with it.
+	sed -i -E -e '/^ /d' -e 's/ \\$$//' requirements.lock
 	pip-compile --quiet --strip-extras --allow-unsafe --extra test --no-header --no-annotate \
 		--no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
 	sed -i -e 's/+cpu$$//' -e '/^#/d' -e '/^$$/d' requirements.lock  # +cpu is pip's choice of build, not a pin
+	@# A peer that benchmarks and tests run against; its metadata asks for torchvision, which it never imports.
+	echo optnn==0.1 >> requirements.lock
+	@# By uv, because pip-compile would hash only the build of torch that it took, the one without CUDA.
+	uv pip compile --quiet --python .venv/bin/python --no-deps --generate-hashes --no-header --no-annotate \
+		--output-file requirements.lock requirements.lock
+
+audit: $(READY) ## look up known vulnerabilities of the pins
+	@# In an environment of its own: what audits the pins is none of them.
+	@test -x .venv/audit/bin/pip-audit || { python -m venv .venv/audit \
+		&& .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; }
+	@python -m fourfold.audit .venv/audit/bin/pip-audit
 
 clean: ## remove everything generated but the environment
 	rm -rf _build logs book/chapters book/papers.bib .snakemake .pytest_cache .mypy_cache .ruff_cache

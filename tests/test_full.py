@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from fourfold import full, parameters, records
+from fourfold.machine import machine
 
 
 def test_parameters_file_is_the_full_profile_even_through_yaml():
@@ -29,7 +30,7 @@ def executed(path, profile="full", status="completed"):
         "paper": "convsharevit",
         "profile": profile,
         "parameters": {},
-        "started": "2026-01-01",
+        **machine(),
     }
     kept = {"kind": "data", "paper": "convsharevit", "name": "recall", "data": {"a": [1.0]}}
     outputs = [nbformat.v4.new_output("display_data", {}, metadata={"fourfold": f}) for f in (face, kept)]

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import tomllib
@@ -136,8 +137,27 @@ def test_committed_outputs_tell_nothing_of_a_machine():
             assert "Warning" not in json.dumps(outputs), path
 
 
+def locked(name):
+    """Name -> (version, hashes) of a file of pins in which nothing else stands but comments."""
+    text = re.sub(r"^#.*\n", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.M)
+    pin = re.compile(r"^([a-z0-9._-]+)==(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})*)\n", flags=re.M)
+    assert pin.sub("", text) == ""
+    return {package: (version, hashes.split()[1::2]) for package, version, hashes in pin.findall(text)}
+
+
+def test_every_pin_is_hashed_for_every_platform():
+    lock, cpu = locked("requirements.lock"), locked("requirements-cpu.lock")
+    assert [name for name, (_, hashes) in (lock | cpu).items() if not hashes] == []
+    # A package with compiled code has a file for each platform: the hash of one would lock out the others.
+    assert min(len(lock[name][1]) for name in ("numpy", "pandas", "scikit-image", "scipy", "torch")) > 4
+    # What PyPI's build of torch for Linux brings along belongs to no other build.
+    assert [name for name in lock if re.match("nvidia|cuda|triton", name)] == []
+    assert cpu.keys() == {"torch"}
+    assert cpu["torch"][0] == f"{lock['torch'][0]}+cpu"
+
+
 def test_lock_environment_and_project_agree():
-    pins = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines())
+    pins = {name: version for name, (version, _) in locked("requirements.lock").items()}
     assert not [pin for pin in pins.values() if "+" in pin], "a local build is not a pin"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for line in [*project["dependencies"], *project["optional-dependencies"]["test"]]:
@@ -146,8 +166,8 @@ def test_lock_environment_and_project_agree():
             f"{line} but the lock has {pins[wanted.name]}"
         )
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-    assert "python=3.11" in environment["dependencies"]
-    assert environment["dependencies"][-1] == {"pip": ["-r requirements.lock", "-e ."]}
+    assert environment["dependencies"] == ["python=3.11", "pip"], "postBuild installs the lock"
+    assert os.access(ROOT / "postBuild", os.X_OK)
     assert project["requires-python"] == ">=3.11,<3.12"
 
 

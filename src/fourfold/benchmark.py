@@ -19,12 +19,19 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from fourfold import records, sources
-from fourfold.machine import machine
+from fourfold.machine import Machine, machine
 
 RECORDS = records.ROOT / "data" / "benchmarks"
 SCRIPTS = records.ROOT / "benchmarks"
 
 Call = Callable[[], Any]
+
+
+class Run(Machine):
+    """What ``data/benchmarks/<name>.json`` holds, beside settings of the benchmark's own."""
+
+    sources: dict[str, str]
+    rows: list[Any] | dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -115,11 +122,14 @@ def keep(name: str, rows: Any, device: str = "cpu", **about: Any) -> Path:
 
 
 def load(name: str, device: str = "cpu") -> dict[str, Any] | None:
-    """The recorded run with ``stale``: names of sources that changed since; None if there is none."""
+    """The recorded run with ``stale``: names of sources that changed since; None if there is none.
+
+    Raises ``RecordError`` naming the file if it is not a whole `Run`.
+    """
     path = _record(name, device)
     if not path.is_file():
         return None
-    entry = json.loads(path.read_text(encoding="utf-8"))
+    entry = records.read_run(path, Run)
     entry["stale"] = sources.changed(entry["sources"], _sources(name))
     return entry
 

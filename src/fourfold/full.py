@@ -7,15 +7,36 @@ hash of every source that its numbers came from. A source that has changed since
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jupytext
 import yaml
+from typing_extensions import TypedDict
 
 from fourfold import records, runs
 from fourfold import sources as dependencies
+from fourfold.machine import Machine
 
 FULL_RUNS = records.ROOT / "data" / "full"
+
+
+class Verdict(TypedDict):
+    """What the judge said of a claim, as far as pages read it."""
+
+    claim: str
+    verdict: ledger.Word
+
+
+class Run(Machine):
+    """What ``data/full/<slug>.json`` holds."""
+
+    paper: str
+    parameters: dict[str, Any]
+    profile: Literal["full"]
+    seconds: int
+    sources: dict[str, str]
+    verdicts: list[Verdict]
+    data: dict[str, Any]
 
 
 def parameters_file(slug: str) -> str:
@@ -78,10 +99,13 @@ def keep(slug: str, notebook: Path) -> Path:
 
 
 def load(slug: str) -> dict[str, Any] | None:
-    """The recorded full run with ``stale``: the names of sources that changed since; None if never run."""
+    """The recorded full run with ``stale``: the names of sources that changed since; None if never run.
+
+    Raises ``RecordError`` naming the file if it is not a whole `Run`.
+    """
     path = FULL_RUNS / f"{slug}.json"
     if not path.is_file():
         return None
-    entry = json.loads(path.read_text(encoding="utf-8"))
+    entry = records.read_run(path, Run)
     entry["stale"] = dependencies.changed(entry["sources"], sources(slug))
     return entry

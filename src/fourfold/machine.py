@@ -4,12 +4,23 @@ import os
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+
+from typing_extensions import TypedDict
 
 VERSIONS = ("torch", "numpy", "scipy", "scikit-learn")
 
 
-def machine() -> dict[str, Any]:
+class Machine(TypedDict):
+    """Where and when numbers were made: the beginning of every recorded run."""
+
+    processor: str
+    cores: int | None
+    python: str
+    versions: dict[str, str]
+    started: str
+
+
+def machine() -> Machine:
     """Processor, cores, Python and library versions, and the time (UTC)."""
     return {
         "processor": _processor(),

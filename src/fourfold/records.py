@@ -5,6 +5,7 @@ parameters of the chapter. It is written before the chapter runs, and everything
 the notebook, the judge, the ledger, the tests. Nothing about a paper is written down twice.
 """
 
+import json
 import math
 import re
 from functools import cache
@@ -18,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -242,19 +244,27 @@ class Record(_Model):
 def read(path: Path) -> Record:
     """Read and validate one record file. Raises ``RecordError`` naming file, field and expectation."""
     try:
-        record = Record.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
+        # Besides its own errors PyYAML lets through those of a date or a number that it cannot make sense of.
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
         raise RecordError(f"{path.name}: not valid YAML: {error}") from error
-    except ValidationError as error:
-        lines = [
-            f"{path.name}: {'.'.join(str(step) for step in problem['loc']) or 'record'}: "
-            f"{problem['msg']}, got {problem['input']!r:.200}"
-            for problem in error.errors()
-        ]
-        raise RecordError("\n".join(lines)) from error
+    record = _validated(path, Record, content)
     if record.slug != path.stem:
         raise RecordError(f"{path.name}: slug: expected {path.stem!r}, the file's name, got {record.slug!r}")
     return record
+
+
+def read_run(path: Path, kind: Any) -> dict[str, Any]:
+    """Read the JSON of a recorded run, whose keys and types the ``TypedDict`` ``kind`` states.
+
+    Raises ``RecordError`` naming file, field and expectation.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecordError(f"{path.name}: not valid JSON: {error}") from error
+    _validated(path, kind, content)  # for its errors: of keys that are not in ``kind`` it keeps nothing
+    return content
 
 
 @cache
@@ -264,6 +274,18 @@ def load(slug: str) -> Record:
     if not path.is_file():
         raise RecordError(f"no record {slug!r} in data/papers")
     return read(path)
+
+
+def _validated(path: Path, kind: Any, content: object) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(content, strict=True)
+    except ValidationError as error:
+        lines = [
+            f"{path.name}: {'.'.join(str(step) for step in problem['loc']) or 'record'}: "
+            f"{problem['msg']}, got {problem['input']!r:.200}"
+            for problem in error.errors()
+        ]
+        raise RecordError("\n".join(lines)) from error
 
 
 def load_all() -> list[Record]:
