@@ -13,7 +13,7 @@ import jupytext
 import yaml
 from typing_extensions import TypedDict
 
-from fourfold import records, runs
+from fourfold import ledger, records, runs
 from fourfold import sources as dependencies
 from fourfold.machine import Machine
 
