@@ -8,7 +8,7 @@ export JUPYTER_PATH := $(CURDIR)/workflow/jupyter
 BUILD = python -m fourfold.build --quiet rules --profile $(PROFILE)
 READY = .venv/.ready
 
-.PHONY: help book test chapter full bench sync new serve lock audit clean
+.PHONY: help book test chapter full bench faults sync new serve lock audit clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 24
@@ -37,6 +37,11 @@ full: need-name ## run one chapter at its full parameters and record it: NAME=co
 
 bench: $(READY) ## time ours against the peers, side by side in one run; print ratios and record them
 	for bench in benchmarks/*.py; do OMP_NUM_THREADS=1 python $$bench; done
+
+faults: $(READY) ## interrupt, starve and deceive a small book's build; record what was lost in data/faults.json
+	mkdir -p logs
+	status=0; OMP_NUM_THREADS=1 pytest tests/robust --junitxml=logs/faults.xml || status=$$?; \
+		python -m fourfold.faults keep logs/faults.xml && exit $$status
 
 sync: $(READY) ## after an edit of notebooks/*.md: run what changed and refresh the paired .ipynb
 	$(BUILD) chapters

@@ -112,12 +112,32 @@ def test_discarded_is_what_is_useless_and_nothing_else(page, monkeypatch, capsys
     monkeypatch.setattr(build, "BUILD", runs.RUNS)
     monkeypatch.setattr(build, "ROOT", runs.RUNS.parent)
     run.run(written, made, {})
+    runs.unfinished(made, 7).parent.mkdir()
     runs.unfinished(made, 7).touch()
     build.discard()
     assert [file.name for file in runs.RUNS.iterdir()] == ["page.ipynb"]
     page("1 + 2")
+    site = runs.RUNS / "html" / "index.html"
+    site.parent.mkdir()
+    site.touch()
     build.discard()
-    assert list(runs.RUNS.iterdir()) == []
+    assert list(runs.RUNS.glob("*.ipynb")) == []
+    assert site.stat().st_mtime == 1, "to Snakemake the site looks newer than all that it is made from"
     assert "runs/page.ipynb is damaged or of other code than its page has now; it is made again." in (
         capsys.readouterr().err
     )
+
+
+def test_a_run_that_was_given_up_cannot_come_back(page, monkeypatch):
+    written = page("1 + 1")
+    made = runs.of_page(written)
+
+    def given_up(*_, **__):
+        monkeypatch.setattr(build, "BUILD", runs.RUNS)
+        monkeypatch.setattr(runs, "pages", list)
+        build.discard()
+
+    monkeypatch.setattr(run.papermill, "execute_notebook", given_up)
+    with pytest.raises(FileNotFoundError):
+        run.run(written, made, {})
+    assert list(runs.RUNS.iterdir()) == []

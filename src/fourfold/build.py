@@ -7,6 +7,7 @@ or is of other code than its page has now is thrown away to be made again.
 
 import fcntl
 import os
+import shutil
 import sys
 
 from fourfold import runs
@@ -33,13 +34,20 @@ def lock() -> int:
 
 def discard() -> None:
     """Throw away the runs that must be made again, and what killed runs left behind."""
-    for left in BUILD.rglob(runs.unfinished(runs.RUNS / "*.ipynb", "*").name):
-        left.unlink()
+    for left in BUILD.rglob(runs.unfinished(runs.RUNS / "*.ipynb", "*").parent.name):
+        # In one step, since the process may live on and write.
+        shutil.rmtree(left.rename(left.with_suffix(".gone.running")))
+    missing = False
     for page in runs.pages():
         run = runs.of_page(page)
-        if run.exists() and (why := runs.useless(page)):
-            print(f"{run.relative_to(ROOT)} {why}; it is made again.", file=sys.stderr, flush=True)
-            run.unlink()
+        if why := runs.useless(page):
+            missing = True
+            if run.exists():
+                print(f"{run.relative_to(ROOT)} {why}; it is made again.", file=sys.stderr, flush=True)
+                run.unlink()
+    # Snakemake makes nothing that is missing as long as what was made from it looks new; 0 is no time to it.
+    if missing and (site := BUILD / "html" / "index.html").exists():
+        os.utime(site, (1, 1))
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ decides (`fourfold.runs.failure`). OUTPUT appears whole or not at all.
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import jupytext
 import nbformat
 import papermill
 import yaml
+from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from fourfold import runs
@@ -23,26 +25,31 @@ from fourfold import runs
 def run(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None:
     """Execute a notebook, Markdown or ``.ipynb``, with papermill into ``output``.
 
-    While it runs, its cells so far stand in a hidden file beside ``output``, which a kill leaves behind.
+    While it runs, its cells so far stand in a hidden folder beside ``output``, which a kill leaves behind.
 
     Raises:
         OSError: if ``output`` cannot be written.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
     growing = runs.unfinished(output, os.getpid())
-    source = jupytext.read(notebook)
+    growing.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _execute(jupytext.read(notebook), growing, parameters)
+        os.replace(growing, output)
+    finally:
+        shutil.rmtree(growing.parent, ignore_errors=True)
+
+
+def _execute(source: NotebookNode, growing: Path, parameters: Mapping[str, Any]) -> None:
     try:
         nbformat.write(source, growing)
         papermill.execute_notebook(source, growing, dict(parameters), progress_bar=sys.stderr.isatty())
     except PapermillExecutionError:
         pass  # papermill has written the traceback into the notebook
     except OSError:
-        growing.unlink(missing_ok=True)
         raise
     except Exception as error:
         # The kernel died or never started: papermill marks neither, and calls the cell completed.
         _mark(growing, error)
-    os.replace(growing, output)
 
 
 def _mark(notebook: Path, error: Exception) -> None:

@@ -37,8 +37,12 @@ def of_page(page: Path) -> Path:
 
 
 def unfinished(output: Path, process: int | str) -> Path:
-    """The file that grows beside ``output`` while ``process`` runs it; a kill leaves it behind."""
-    return output.with_name(f".{output.stem}.{process}.ipynb")
+    """The file that grows while ``process`` runs it, in a folder of its own beside ``output``.
+
+    A kill leaves it behind. Who takes the folder away shuts out a process that lives on: it has nowhere to
+    write, and nothing to put in the place of ``output``.
+    """
+    return output.with_name(f".{output.stem}.{process}.running") / output.name
 
 
 def weave(page: Path, run: Path | None = None) -> NotebookNode:

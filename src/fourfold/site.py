@@ -63,11 +63,19 @@ def build() -> None:
         "--config",
         "_config.yml",
     ]
-    subprocess.run(
+    # MyST-NB writes its style sheet anew; of an old one Sphinx would put a checksum into changed pages.
+    for sheet in (HTML / "_static").glob("mystnb.*.css"):
+        sheet.unlink()
+    sphinx = subprocess.run(
         [*builder, "--toc", str(ROOT / "_toc.yml"), "--path-output", ".", "-W", "-n", "--keep-going"],
         cwd=ROOT,
-        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
+    # Where there is no space for the site there is none for a log of it.
+    print(sphinx.stdout, file=sys.stderr if sphinx.returncode else sys.stdout, flush=True)
+    sphinx.check_returncode()
     (HTML / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
     expected = {f"{name}.html" for name in toc_files()}
     built = {
