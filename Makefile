@@ -8,7 +8,7 @@ export JUPYTER_PATH := $(CURDIR)/workflow/jupyter
 SNAKEMAKE = snakemake --quiet rules --profile $(PROFILE)
 READY = .venv/.ready
 
-.PHONY: help book test chapter full bench sync new serve lock clean
+.PHONY: help book test chapter full sweep bench sync new serve lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 24
@@ -35,6 +35,10 @@ chapter: need-name ## run one chapter: NAME=convsharevit
 full: need-name ## run one chapter at its full parameters and record it: NAME=convsharevit
 	$(SNAKEMAKE) --force logs/full/$(NAME).ipynb
 	python -m fourfold.book keep-full $(NAME) logs/full/$(NAME).ipynb
+
+sweep: $(READY) ## run one chapter over a grid of parameters and record the table: FILE=sweeps/convsharevit.yml
+	@test -n "$(FILE)" || { echo "say which sweep: make sweep FILE=sweeps/convsharevit.yml" >&2; exit 2; }
+	@python -m fourfold.sweep "$(FILE)" --profile "$(PROFILE)"
 
 bench: $(READY) ## time ours against the peers, side by side in one run; print ratios and record them
 	for bench in benchmarks/*.py; do OMP_NUM_THREADS=1 python $$bench; done
