@@ -8,7 +8,7 @@ export JUPYTER_PATH := $(CURDIR)/workflow/jupyter
 BUILD = python -m fourfold.build --quiet rules --profile $(PROFILE)
 READY = .venv/.ready
 
-.PHONY: help book test chapter full bench faults sync new serve lock audit clean
+.PHONY: help book test chapter full sweep bench faults sync new serve lock audit clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 24
@@ -34,6 +34,10 @@ chapter: need-name ## run one chapter: NAME=convsharevit
 full: need-name ## run one chapter at its full parameters and record it: NAME=convsharevit
 	$(BUILD) --force _build/full/$(NAME).ipynb
 	python -m fourfold.book keep-full $(NAME) _build/full/$(NAME).ipynb
+
+sweep: $(READY) ## run one chapter over a grid of parameters and record the table: FILE=sweeps/convsharevit.yml
+	@test -n "$(FILE)" || { echo "say which sweep: make sweep FILE=sweeps/convsharevit.yml" >&2; exit 2; }
+	@python -m fourfold.sweep "$(FILE)" --profile "$(PROFILE)"
 
 bench: $(READY) ## time ours against the peers, side by side in one run; print ratios and record them
 	for bench in benchmarks/*.py; do OMP_NUM_THREADS=1 python $$bench; done

@@ -15,7 +15,7 @@ import yaml
 from docutils import nodes
 from sphinx.application import Sphinx
 
-from fourfold import book, full, ledger, ledger_page, records, runs
+from fourfold import book, full, ledger, ledger_page, records, runs, sweep
 from fourfold.records import ROOT, Record
 
 
@@ -63,6 +63,8 @@ def copy_downloads(app: Sphinx, error: Exception | None) -> None:
                 shutil.copyfile(source, folder / source.name)
         for name, text in ledger_page.downloads(ledger_page.claims()).items():
             (folder / name).write_text(text, encoding="utf-8")
+        for name, table in sweep.tables().items():
+            shutil.copyfile(table, folder / name)
 
 
 def files(record: Record) -> dict[str, Path]:

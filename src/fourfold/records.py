@@ -241,6 +241,15 @@ class Record(_Model):
         raise ValueError(f"{self.slug} has no claim {claim_id!r}; its claims are {known}")
 
 
+def explain(file: str, error: ValidationError) -> str:
+    """What pydantic found wrong with a file: a line for each field, with what was expected and its value."""
+    return "\n".join(
+        f"{file}: {'.'.join(str(step) for step in problem['loc']) or 'record'}: "
+        f"{problem['msg']}, got {problem['input']!r:.200}"
+        for problem in error.errors()
+    )
+
+
 def read(path: Path) -> Record:
     """Read and validate one record file. Raises ``RecordError`` naming file, field and expectation."""
     try:
@@ -280,12 +289,7 @@ def _validated(path: Path, kind: Any, content: object) -> Any:
     try:
         return TypeAdapter(kind).validate_python(content, strict=True)
     except ValidationError as error:
-        lines = [
-            f"{path.name}: {'.'.join(str(step) for step in problem['loc']) or 'record'}: "
-            f"{problem['msg']}, got {problem['input']!r:.200}"
-            for problem in error.errors()
-        ]
-        raise RecordError("\n".join(lines)) from error
+        raise RecordError(explain(path.name, error)) from error
 
 
 def load_all() -> list[Record]:

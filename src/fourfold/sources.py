@@ -152,6 +152,11 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def forget() -> None:
+    """Read modules anew from now on: they may have been changed since this process read them."""
+    _module.cache_clear()
+
+
 def files(notebook: Path) -> list[str]:
     """The files of the modules that a page runs, relative to the project: Snakemake does not see imports.
 

@@ -14,15 +14,18 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import conv2d, cross_entropy, linear, scaled_dot_product_attention
 
+from fourfold import cost, light
 from fourfold.attention import Attention
 from fourfold.datasets import key_recall
 from fourfold.optics.convsharevit import (
     ARMS,
     DepthwiseMLP,
     SharedConv,
+    bench_passes,
     conv_mix,
     conv_scores,
     convsharevit,
+    matrix_macs,
     permutation_equivariance,
     projection_span_rank,
     restricted_fit_residual,
@@ -438,6 +441,73 @@ def test_valid_and_linear_train_along_the_same_curve():
     assert (curves[3].loss - curves[0].loss).abs().max() > 0.01  # which other kernels do not
 
 
+# --- on the bench -----------------------------------------------------------------------------------------
+
+
+@given(
+    p=st.integers(2, 16),
+    heads=st.sampled_from([1, 2, 4]),
+    ratio=st.integers(1, 4),
+    plane=st.sampled_from([104, 512, 1080, 2160]),
+    batch=st.none() | st.integers(1, 600),
+)
+def test_valid_kernels_as_large_as_the_token_take_the_passes_that_light_counts(p, heads, ratio, plane, batch):
+    heads = heads if p * p % heads == 0 else 1
+    shape, bench = light.ViTShape(145, p * p, 8, heads, ratio), light.Bench4f(plane, 1e6)
+    for arm, shared in {
+        "valid": True,
+        "linear": True,
+        "valid_linear_mlp": True,
+        "unshared_valid": False,
+    }.items():
+        filled, counted = bench_passes(arm, shape, bench, batch)
+        assert filled == (batch or max(1, light.capacity(plane, p) // 145))
+        assert counted == light.passes(shape, bench, filled, shared=shared)
+
+
+@pytest.mark.parametrize("arm", [arm for arm in SHARED if arm != "uniform"])
+def test_static_passes_are_the_kernels_and_maps_of_the_network_itself(arm):
+    """A full plane takes one pass for each pair of kernel and input map that the layers hold as weights."""
+    shape = light.ViTShape(tokens=4, dim=64, depth=2, heads=4, mlp_ratio=2)
+    net = model(arm, tokens=3, depth=2)
+    pairs = sum(
+        layer.weight.shape[:2].numel() for layer in net.blocks.modules() if isinstance(layer, SharedConv)
+    )
+    pairs += sum(
+        layer.weight.shape[0] * layer.weight.shape[1] // 64
+        for layer in net.blocks.modules()
+        if isinstance(layer, nn.Linear)
+    )
+    _, counted = bench_passes(arm, shape, light.Bench4f(2160, 1e6))
+    assert counted["static"] == pairs
+
+
+def test_same_padding_costs_fewer_passes_and_a_wider_tile():
+    shape, bench = light.ViTShape(145, 64, 8, 4, 2), light.Bench4f(2160, 1e6)
+    counts = {
+        arm: bench_passes(arm, shape, bench) for arm in ("valid", "same3", "same7", "valid_depthwise_mlp")
+    }
+    sides = {"valid": 270, "same3": 240, "same7": 196, "valid_depthwise_mlp": 196}
+    assert {arm: batch for arm, (batch, _) in counts.items()} == {a: n**2 // 145 for a, n in sides.items()}
+    assert [counts[arm][1]["static"] for arm in ("valid", "same3", "same7")] == [64 * 64, 64, 64]
+    # Kernels of their own: a pass for each of 145 tokens in both layers of the MLP.
+    assert counts["valid_depthwise_mlp"][1]["static"] == 8 * (4 * 64 + 2 * 145)
+    assert bench_passes("same3", shape, bench, 398)[1]["static"] == 2 * 64, (
+        "one image more than the plane holds"
+    )
+
+
+@pytest.mark.parametrize(("p", "heads"), [(4, 2), (8, 4)])
+def test_multiply_accumulates_are_those_of_a_vit(p, heads):
+    shape = light.ViTShape(tokens=7, dim=p * p, depth=3, heads=heads, mlp_ratio=2)
+    one, more = (
+        cost.macs(model("linear", p=p, tokens=6, heads=heads, depth=depth).blocks[0], (1, 7, p * p))
+        for depth in (1, 3)
+    )
+    assert one == more
+    assert matrix_macs(shape) == 3 * one
+
+
 # --- bad input --------------------------------------------------------------------------------------------
 
 
@@ -446,6 +516,7 @@ def conv(d_in: int = 64, d_out: int = 64, p: int = 8, k: int = 8, *args, **kwarg
 
 
 MAPS = torch.zeros(2, 3, 4, 4)
+BENCH = light.Bench4f(104, 1e6)
 NO_ARM = "arm must be one of linear, valid, .*, got 'dense'"
 REFUSED = [
     (lambda: conv(p=0), r"p, the side of a token, must be in 1\.\.32, got 0"),
@@ -492,6 +563,17 @@ REFUSED = [
     (lambda: conv(tokens=4)(torch.zeros(2, 5, 64)), r"x .*at most 4 tokens.*, got \(2, 5, 64\)"),
     (lambda: DepthwiseMLP(3, 4), r"k must be odd and in 1\.\.5 for same .*, got 7"),
     (lambda: DepthwiseMLP(8, 0), "tokens must be >= 1, .*got 0"),
+    (lambda: bench_passes("dense", light.ViTShape(4, 64, 1, 1, 1), BENCH), NO_ARM),
+    (lambda: bench_passes("valid", light.ViTShape(4, 60, 1, 1, 1), BENCH), "dim = 60: expected a square"),
+    (
+        lambda: bench_passes("valid5", light.ViTShape(4, 49, 1, 1, 1), BENCH),
+        "dim = 49: .* multiple of the 9 ",
+    ),
+    (lambda: bench_passes("same7", light.ViTShape(4, 9, 1, 1, 1), BENCH), r"odd and in 1\.\.5 for same"),
+    (
+        lambda: bench_passes("valid", light.ViTShape(4, 64, 1, 1, 1), BENCH, 0),
+        "batch = 0: expected at least 1",
+    ),
     (
         lambda: permutation_equivariance([], torch.zeros(2, 1, 9), torch.Generator()),
         r"x must .*2 tokens.*got \(2, 1, 9\)",
