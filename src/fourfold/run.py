@@ -42,7 +42,7 @@ def run(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None:
 def _execute(source: NotebookNode, growing: Path, parameters: Mapping[str, Any]) -> None:
     try:
         nbformat.write(source, growing)
-        papermill.execute_notebook(source, growing, dict(parameters), progress_bar=sys.stderr.isatty())
+        papermill.execute_notebook(growing, growing, dict(parameters), progress_bar=sys.stderr.isatty())
     except PapermillExecutionError:
         pass  # papermill has written the traceback into the notebook
     except OSError:
