@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fourfold import book, records, sweep
+from fourfold import records, runs, site, sweep
 
 GIVEN = {
     "title": "A sweep",
@@ -475,7 +475,7 @@ def test_load_says_what_changed_and_what_is_missing(places):
 
 
 def test_words_and_figures_make_nothing_stale_and_what_a_figure_cell_keeps_does(places, monkeypatch):
-    text = (book.NOTEBOOKS / "optics" / "convsharevit.md").read_text()
+    text = (runs.NOTEBOOKS / "optics" / "convsharevit.md").read_text()
     page = places / "convsharevit.md"
     monkeypatch.setattr(sweep, "_notebook", lambda record: page)
 
@@ -506,8 +506,8 @@ def test_a_shipped_sweep_is_recorded_whole_and_has_a_page(path):
     assert loaded is not None
     assert loaded["missing"] == 0
     assert loaded["rows"].columns.tolist() == study.columns
-    assert (book.NOTEBOOKS / f"sweep_{path.stem}.md").is_file()
-    assert f"chapters/sweep_{path.stem}" in book.toc_files()
+    assert (runs.NOTEBOOKS / f"sweep_{path.stem}.md").is_file()
+    assert f"chapters/sweep_{path.stem}" in site.toc_files()
     assert sweep.tables()[f"sweep_{path.stem}.csv"].is_file()
 
 
