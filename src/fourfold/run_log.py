@@ -69,7 +69,7 @@ def build_summary(record: Mapping[str, Any]) -> str:
 
 
 def build_costs(record: Mapping[str, Any]) -> pd.DataFrame:
-    """Seconds of all chapters together by what they went into (rows), before and now."""
+    """Seconds of all chapters together by what they went into (rows)."""
     return pd.DataFrame(
         {row["who"]: pd.DataFrame(row["chapters"]).sum(axis=1) for row in record["rows"] if "chapters" in row}
     )
