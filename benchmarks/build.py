@@ -2,12 +2,10 @@
 
 In one run, on fresh clones of the current commit with this environment: the book from nothing; with nothing
 to do; after a change of words in one chapter; the HTML alone, from nothing. Then nbconvert over the chapters,
-which is all that it does: no ledger, no HTML. What it computed is compared with ours, cell by cell. With the
-name of a commit, `make book` there is timed at last, after the same change of words.
+which is all that it does: no ledger, no HTML. What it computed is compared with ours, cell by cell.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -36,7 +34,7 @@ def main() -> None:
         print(f"{rows[-1]['seconds']:8.1f} s  {who}: {what}", flush=True)
 
     with TemporaryDirectory() as folder:
-        ours = _clone(Path(folder) / "ours", "HEAD")
+        ours = _clone(Path(folder) / "ours")
         timed("now", NOTHING, "make", "book", within=ours)
         rows[-1]["chapters"] = _chapters(ours / "_build" / "runs")
         timed("now", "with nothing to do", "make", "book", within=ours)
@@ -45,7 +43,7 @@ def main() -> None:
         (ours / "_build" / "html.made-from").unlink()
         timed("now", "the HTML alone", sys.executable, "-m", "fourfold.book", "html", within=ours)
 
-        theirs = _clone(Path(folder) / "theirs", "HEAD")
+        theirs = _clone(Path(folder) / "theirs")
         nbconvert = _peer(Path(folder) / "peer")
         chapters, differ = [], 0
         for record in records.chapters():
@@ -64,21 +62,9 @@ def main() -> None:
         )
         benchmark.keep("build", rows, nbconvert=NBCONVERT)
 
-        for commit in sys.argv[1:]:
-            before = _clone(Path(folder) / "before", commit)
-            # As if it had run the chapters itself: they are the same.
-            runs_then = before / "book" / "chapters"
-            shutil.copytree(ours / "_build" / "runs", runs_then, copy_function=shutil.copy)
-            timed("before", NOTHING, "make", "book", within=before)
-            rows.pop()
-            _change_words(before)
-            timed("before", WORDS, "make", "book", within=before)
-    benchmark.keep("build", rows, nbconvert=NBCONVERT)
 
-
-def _clone(folder: Path, commit: str) -> Path:
+def _clone(folder: Path) -> Path:
     subprocess.run(["git", "clone", "--quiet", str(records.ROOT), str(folder)], check=True)
-    subprocess.run(["git", "checkout", "--quiet", "--detach", commit], cwd=folder, check=True)
     (folder / ".venv").symlink_to(Path(sys.prefix).resolve())
     # Older than the environment, which is not made anew: that is not what is timed.
     for made_from in [

@@ -45,7 +45,7 @@ def costs() -> pd.DataFrame:
 
 
 def builds() -> dict[str, Any] | None:
-    """The record of ``benchmarks/build.py``, whole builds before and now; None if there is none."""
+    """The record of ``benchmarks/build.py``: whole builds, nbconvert beside them; None if there is none."""
     path = records.ROOT / "data" / "benchmarks" / "build.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
