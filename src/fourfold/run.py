@@ -57,7 +57,7 @@ def _mark(notebook: Path, error: Exception) -> None:
     started = [cell for cell in node.cells if cell.metadata.get("papermill", {}).get("start_time")]
     cell = started[-1] if started else next(cell for cell in node.cells if cell.cell_type == "code")
     cell.metadata.setdefault("papermill", {})["status"] = "failed"
-    words = str(error).splitlines()[0]
+    words = str(error).partition("\n")[0]
     name = type(error).__name__
     cell.outputs.append(
         nbformat.v4.new_output("error", ename=name, evalue=words, traceback=[f"{name}: {words}"])
