@@ -43,6 +43,7 @@ MACHINERY = (
     "notebooks/ledger.md",
     "notebooks/run_log.md",
 )
+MAKES_OWN = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "MAKE_TERMOUT", "MAKE_TERMERR")
 Ran = subprocess.CompletedProcess[str]
 CHAPTERS = ("optics/rounding", "frequency/parseval", "theory/dice")
 STUB = """---
@@ -87,7 +88,9 @@ class SmallBook:
             "JUPYTER_PATH": str(self.root / "workflow" / "jupyter"),
             "FOURFOLD_TALLY": str(self.tally),
         }
-        return {**os.environ, **own, **changes}
+        # A make that runs these tests must not pass its level, flags and job server on to this book's make.
+        outside = {name: value for name, value in os.environ.items() if name not in MAKES_OWN}
+        return {**outside, **own, **changes}
 
     def start(
         self, *command: str | Path, env: Mapping[str, str] = MappingProxyType({}), **popen: Any
