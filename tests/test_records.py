@@ -94,6 +94,15 @@ def test_broken_yaml_and_missing_record(tmp_path):
         records.load("nothing")
 
 
+def test_a_key_written_twice_is_refused_and_one_merged_in_may_be_written_again(tmp_path):
+    path = tmp_path / "a_paper.yml"
+    path.write_text("a: 1\nb: {c: 2, d: 3, c: 4}\n", encoding="utf-8")
+    with pytest.raises(RecordError, match=r"a_paper\.yml: .*'c' stands there twice(.|\n)*line 2, column 17"):
+        records.read_yaml(path)
+    path.write_text("a: &a {c: 2, d: 3}\nb: {<<: *a, c: 4}\n", encoding="utf-8")
+    assert records.read_yaml(path)["b"] == {"c": 4, "d": 3}
+
+
 @pytest.mark.parametrize(
     ("text", "inside", "outside"),
     [

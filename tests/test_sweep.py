@@ -142,6 +142,7 @@ def test_a_chapter_that_is_not_written_yet_is_refused(places):
         ("", "study.yml: expected keys title, chapter, .*, measure, got None"),
         ("- 1\n", r"study.yml: expected keys title, .* got \[1\]"),
         ("grid: [1, 2\n", "study.yml: not valid YAML"),
+        ("seed: 1\nseed: 2\n", "study.yml: not valid YAML: key 'seed' stands there twice"),
         ("a: !!python/object/apply:os.system [true]\n", "study.yml: not valid YAML"),
     ],
 )

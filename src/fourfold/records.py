@@ -250,13 +250,32 @@ def explain(file: str, error: ValidationError) -> str:
     )
 
 
-def read(path: Path) -> Record:
-    """Read and validate one record file. Raises ``RecordError`` naming file, field and expectation."""
+class _OneOfEachKey(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys and says nothing; YAML itself forbids them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        # As written: a key that a merge (<<) brings may be written again.
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for place, key in enumerate(keys):
+            if (key.tag, key.value) in ((before.tag, before.value) for before in keys[:place]):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r} stands there twice", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds, read safely. Raises ``RecordError`` naming the file and, if known, the line."""
     try:
         # Besides its own errors PyYAML lets through those of a date or a number that it cannot make sense of.
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return _OneOfEachKey(path.read_text(encoding="utf-8")).get_single_data()
     except (yaml.YAMLError, ValueError) as error:
         raise RecordError(f"{path.name}: not valid YAML: {error}") from error
+
+
+def read(path: Path) -> Record:
+    """Read and validate one record file. Raises ``RecordError`` naming file, field and expectation."""
+    content = read_yaml(path)
     record = _validated(path, Record, content)
     if record.slug != path.stem:
         raise RecordError(f"{path.name}: slug: expected {path.stem!r}, the file's name, got {record.slug!r}")

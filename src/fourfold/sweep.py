@@ -130,9 +130,9 @@ def read(path: Path) -> Sweep:
         there = ", ".join(f"sweeps/{file.name}" for file in sorted(SWEEPS.glob("*.yml")))
         raise SweepError(f"{path}: expected a file sweeps/<name>.yml; there are: {there or 'none'}")
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SweepError(f"{where}: not valid YAML: {error}") from error
+        given = records.read_yaml(path)
+    except records.RecordError as error:
+        raise SweepError(f"sweeps/{error}") from error
     if not isinstance(given, dict):
         keys = ", ".join(key for key in Sweep.model_fields if key != "name")
         raise SweepError(f"{where}: expected keys {keys}, got {given!r:.80}")
