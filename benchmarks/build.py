@@ -1,7 +1,7 @@
-"""What a build costs, beside `jupyter nbconvert --execute` of the same notebooks one after another.
+"""What a build costs: before runs belonged to a page's code, now, and by `jupyter nbconvert --execute`.
 
-In one run, on fresh clones of the current commit with this environment: the book from nothing; with nothing
-to do; after a change of words in one chapter; the HTML alone, from nothing. Then nbconvert over the chapters,
+In one run, on fresh clones with this environment: the book from nothing; with nothing to do; after a change
+of words in one chapter; the HTML alone, from nothing. Then nbconvert over the chapters one after another,
 which is all that it does: no ledger, no HTML. What it computed is compared with ours, cell by cell.
 """
 
@@ -20,6 +20,8 @@ from fourfold import benchmark, book, records, run_log, runs
 
 NBCONVERT = "nbconvert==7.17.2"
 CHANGED = "notebooks/optics/convsharevit.md"
+BEFORE = "f61d261aa97ecbed2c965f0b3688528841cf0c77"
+"""The last commit at which a change of words ran a page again, by two programs, and wrote every page."""
 NOTHING, WORDS = "from nothing", "after a change of words in one chapter"
 
 
@@ -33,17 +35,22 @@ def main() -> None:
         rows.append({"who": who, "what": what, "seconds": round(time.perf_counter() - start, 1)})
         print(f"{rows[-1]['seconds']:8.1f} s  {who}: {what}", flush=True)
 
-    with TemporaryDirectory() as folder:
-        ours = _clone(Path(folder) / "ours")
-        timed("now", NOTHING, "make", "book", within=ours)
-        rows[-1]["chapters"] = _chapters(ours / "_build" / "runs")
-        timed("now", "with nothing to do", "make", "book", within=ours)
-        _change_words(ours)
-        timed("now", WORDS, "make", "book", within=ours)
-        (ours / "_build" / "html.made-from").unlink()
-        timed("now", "the HTML alone", sys.executable, "-m", "fourfold.book", "html", within=ours)
+    def build(who: str, clone: Path, chapters: Path) -> None:
+        timed(who, NOTHING, "make", "book", within=clone)
+        rows[-1]["chapters"] = _chapters(chapters)
+        timed(who, "with nothing to do", "make", "book", within=clone)
+        _change_words(clone)
+        timed(who, WORDS, "make", "book", within=clone)
+        (clone / "_build" / "html.made-from").unlink(missing_ok=True)
+        timed(who, "the HTML alone", sys.executable, "-m", "fourfold.book", "html", within=clone)
 
-        theirs = _clone(Path(folder) / "theirs")
+    with TemporaryDirectory() as folder:
+        before = _clone(Path(folder) / "before", BEFORE)
+        build("before", before, before / "book" / "chapters")
+        ours = _clone(Path(folder) / "ours", "HEAD")
+        build("now", ours, ours / "_build" / "runs")
+
+        theirs = _clone(Path(folder) / "theirs", "HEAD")
         nbconvert = _peer(Path(folder) / "peer")
         chapters, differ = [], 0
         for record in records.chapters():
@@ -60,11 +67,12 @@ def main() -> None:
         print(
             f"{spent:8.1f} s  nbconvert: all chapters; {differ} compared cells differ from ours", flush=True
         )
-        benchmark.keep("build", rows, nbconvert=NBCONVERT)
+        benchmark.keep("build", rows, nbconvert=NBCONVERT, before=BEFORE)
 
 
-def _clone(folder: Path) -> Path:
+def _clone(folder: Path, commit: str) -> Path:
     subprocess.run(["git", "clone", "--quiet", str(records.ROOT), str(folder)], check=True)
+    subprocess.run(["git", "checkout", "--quiet", "--detach", commit], cwd=folder, check=True)
     (folder / ".venv").symlink_to(Path(sys.prefix).resolve())
     # Older than the environment, which is not made anew: that is not what is timed.
     for made_from in [
@@ -101,7 +109,9 @@ def _change_words(folder: Path) -> None:
 
 
 def _chapters(folder: Path) -> dict[str, dict[str, float]]:
-    return {r.slug: run_log.seconds(folder / r.part / f"{r.slug}.ipynb") for r in records.chapters()}
+    """Of the chapters that there were."""
+    ran = {record.slug: folder / record.part / f"{record.slug}.ipynb" for record in records.chapters()}
+    return {slug: run_log.seconds(path) for slug, path in ran.items() if path.is_file()}
 
 
 def _cells_that_differ(one: Path, other: Path) -> int:

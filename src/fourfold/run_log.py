@@ -35,13 +35,15 @@ def failures() -> pd.Series:
 def costs() -> pd.DataFrame:
     """Seconds of each finished chapter by what they went into, the dearest chapter first, their sum last."""
     finished = [record for record in records.chapters() if not runs.failure(runs.of(record))]
-    costs = pd.DataFrame(
-        [seconds(runs.of(record)) for record in finished],
-        index=[record.slug for record in finished],
-        columns=["total", "start-up", *KINDS],
-    ).sort_values("total", ascending=False)
-    costs.loc["all chapters"] = costs.sum()
-    return costs.round(1)
+    return _costs({record.slug: seconds(runs.of(record)) for record in finished}).round(1)
+
+
+def _costs(chapters: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    columns = ["total", "start-up", *KINDS]
+    table = pd.DataFrame.from_dict(dict(chapters), orient="index", columns=columns)
+    table = table.sort_values("total", ascending=False)
+    table.loc["all chapters"] = table.sum()
+    return table
 
 
 def builds() -> dict[str, Any] | None:
@@ -52,7 +54,9 @@ def builds() -> dict[str, Any] | None:
 
 def build_seconds(record: Mapping[str, Any]) -> pd.DataFrame:
     """Seconds of whole builds: what was done (rows), and by whom."""
-    return pd.DataFrame(record["rows"]).pivot(index="what", columns="who", values="seconds")
+    rows = pd.DataFrame(record["rows"])
+    timed = rows.pivot(index="what", columns="who", values="seconds")
+    return timed.reindex(index=rows.what.unique(), columns=rows.who.unique())
 
 
 def build_summary(record: Mapping[str, Any]) -> str:
@@ -69,10 +73,12 @@ def build_summary(record: Mapping[str, Any]) -> str:
 
 
 def build_costs(record: Mapping[str, Any]) -> pd.DataFrame:
-    """Seconds of all chapters together by what they went into (rows)."""
-    return pd.DataFrame(
-        {row["who"]: pd.DataFrame(row["chapters"]).sum(axis=1) for row in record["rows"] if "chapters" in row}
-    )
+    """Seconds of each chapter, "before → now", by what they went into; their sum last."""
+    spent = [_costs(row["chapters"]).map("{:.0f}".format) for row in record["rows"] if "chapters" in row]
+    table = spent[0].reindex(spent[-1].index, fill_value="–")
+    for later in spent[1:]:
+        table += " → " + later
+    return table
 
 
 def seconds(notebook: Path) -> dict[str, float]:
