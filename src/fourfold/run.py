@@ -42,7 +42,14 @@ def run(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None:
 def _execute(source: NotebookNode, growing: Path, parameters: Mapping[str, Any]) -> None:
     try:
         nbformat.write(source, growing)
-        papermill.execute_notebook(growing, growing, dict(parameters), progress_bar=sys.stderr.isatty())
+        # A kernel that has run its last cell has nothing to save, and takes seconds to take torch down.
+        papermill.execute_notebook(
+            growing,
+            growing,
+            dict(parameters),
+            progress_bar=sys.stderr.isatty(),
+            shutdown_kernel="immediate",
+        )
     except PapermillExecutionError:
         pass  # papermill has written the traceback into the notebook
     except OSError:
