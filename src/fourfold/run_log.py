@@ -56,7 +56,9 @@ def build_seconds(record: Mapping[str, Any]) -> pd.DataFrame:
     """Seconds of whole builds: what was done (rows), and by whom."""
     rows = pd.DataFrame(record["rows"])
     timed = rows.pivot(index="what", columns="who", values="seconds")
-    return timed.reindex(index=rows.what.unique(), columns=rows.who.unique())
+    # In the order of timing; names of axes would be a second row of headings.
+    timed = timed.loc[rows.what.unique(), rows.who.unique()]
+    return timed.rename_axis(index=None, columns=None)
 
 
 def build_summary(record: Mapping[str, Any]) -> str:
