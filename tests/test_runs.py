@@ -57,6 +57,14 @@ def test_a_kernel_that_dies_is_a_failure(page):
     assert runs.failure(runs.of_page(written)).startswith("DeadKernelError")
 
 
+def test_a_kernel_needs_no_port_that_another_program_might_take(page):
+    written = page(
+        "import json\nfrom ipykernel import connect\njson.loads(connect.get_connection_info())['transport']"
+    )
+    run.run(written, runs.of_page(written), {})
+    assert runs.weave(written, runs.of_page(written)).cells[1].outputs[0].data["text/plain"] == "'ipc'"
+
+
 def test_a_damaged_run_is_made_again(page):
     written = page("1 + 1")
     made = runs.of_page(written)

@@ -8,6 +8,7 @@ import argparse
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import papermill
 import yaml
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from fourfold import runs
 
@@ -42,14 +44,18 @@ def run(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None:
 def _execute(source: NotebookNode, growing: Path, parameters: Mapping[str, Any]) -> None:
     try:
         nbformat.write(source, growing)
-        # A kernel that has run its last cell has nothing to save, and takes seconds to take torch down.
-        papermill.execute_notebook(
-            growing,
-            growing,
-            dict(parameters),
-            progress_bar=sys.stderr.isatty(),
-            shutdown_kernel="immediate",
-        )
+        # A free port may be taken before the kernel binds it, a socket in a folder of its own may not.
+        # The folder is not ours, since a socket's path has about a hundred characters at most.
+        with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+            papermill.execute_notebook(
+                growing,
+                growing,
+                dict(parameters),
+                progress_bar=sys.stderr.isatty(),
+                config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/socket"}),
+                # After its last cell a kernel has nothing to save, and takes seconds to take torch down.
+                shutdown_kernel="immediate",
+            )
     except PapermillExecutionError:
         pass  # papermill has written the traceback into the notebook
     except OSError:
