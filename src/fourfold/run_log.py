@@ -47,7 +47,7 @@ def _costs(chapters: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
 
 
 def builds() -> dict[str, Any] | None:
-    """The record of ``benchmarks/build.py``: whole builds, nbconvert beside them; None if there is none."""
+    """The record of ``benchmarks/build.py``: builds before and now, and nbconvert; None if there is none."""
     path = records.ROOT / "data" / "benchmarks" / "build.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
