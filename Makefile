@@ -8,7 +8,7 @@ export JUPYTER_PATH := $(CURDIR)/workflow/jupyter
 BUILD = python -m fourfold.build --quiet rules --profile $(PROFILE)
 READY = .venv/.ready
 
-.PHONY: help book test chapter full sweep bench faults sync new serve lock audit clean
+.PHONY: help book test chapter record full sweep bench faults sync new serve lock audit clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 24
@@ -31,9 +31,13 @@ chapter: need-name ## run one chapter: NAME=convsharevit
 	$(BUILD) $$(python -m fourfold.book chapter $(NAME))
 	@python -m fourfold.book check
 
+record: need-name ## run one chapter at twenty seeds and keep the evidence for its claims: NAME=convsharevit
+	$(BUILD) --force _build/recorded/$(NAME).ipynb
+	python -m fourfold.book keep $(NAME) recorded _build/recorded/$(NAME).ipynb
+
 full: need-name ## run one chapter at its full parameters and record it: NAME=convsharevit
 	$(BUILD) --force _build/full/$(NAME).ipynb
-	python -m fourfold.book keep-full $(NAME) _build/full/$(NAME).ipynb
+	python -m fourfold.book keep $(NAME) full _build/full/$(NAME).ipynb
 
 sweep: $(READY) ## run one chapter over a grid of parameters and record the table: FILE=sweeps/convsharevit.yml
 	@test -n "$(FILE)" || { echo "say which sweep: make sweep FILE=sweeps/convsharevit.yml" >&2; exit 2; }

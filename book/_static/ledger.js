@@ -1,5 +1,5 @@
 /* The ledger's table: search, filters, sorting, and addresses that restore a view or open a claim.
-   Reads ?search=&part=&paper=&quick=&full= and #<slug>-<claim>. */
+   Reads ?search=&part=&paper=&verdict=&full= and #<slug>-<claim>. */
 (() => {
   "use strict";
   document.addEventListener("DOMContentLoaded", () => {
@@ -8,13 +8,13 @@
     const form = document.querySelector(".ledger-controls");
     const rows = [...table.tBodies[0].rows];
     const text = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
-    const fields = ["search", "part", "paper", "quick", "full"];
+    const fields = ["search", "part", "paper", "verdict", "full"];
 
     const fits = (row, wanted) =>
       wanted.search.toLowerCase().split(/\s+/).every((word) => text.get(row).includes(word)) &&
       (!wanted.part || row.dataset.part === wanted.part) &&
       (!wanted.paper || row.dataset.paper === wanted.paper) &&
-      (!wanted.quick || row.dataset.quick === wanted.quick) &&
+      (!wanted.verdict || row.dataset.verdict === wanted.verdict) &&
       (!wanted.full || (wanted.full === "stale" ? "stale" in row.dataset : row.dataset.full === wanted.full));
 
     const filter = () => {

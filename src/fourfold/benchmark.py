@@ -36,11 +36,13 @@ class Run(Machine):
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times longer one contestant takes than another: median over rounds, smallest, largest."""
+    """How many times longer one contestant takes than another: median over rounds, smallest, largest, all."""
 
     median: float
     low: float
     high: float
+    rounds: list[float]
+    """Each round's: the sample that a verdict on it is judged by."""
 
     def __str__(self) -> str:
         return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
@@ -84,7 +86,7 @@ def seconds(call: Call, number: int = 1, device: str = "cpu") -> float:
 def ratio(samples: Mapping[str, Sequence[float]], slower: str, faster: str) -> Ratio:
     """``slower`` over ``faster`` within each round of `interleaved`."""
     rounds = [a / b for a, b in zip(samples[slower], samples[faster], strict=True)]
-    return Ratio(statistics.median(rounds), min(rounds), max(rounds))
+    return Ratio(statistics.median(rounds), min(rounds), max(rounds), rounds)
 
 
 def peak_memory(call: Call, device: str = "cpu") -> int:

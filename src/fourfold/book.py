@@ -1,7 +1,7 @@
 """The book's own chores, called by make and Snakemake: ``python -m fourfold.book COMMAND``.
 
 Nothing here touches a number: it lists papers for BibTeX, keeps notebook pairs in step, scaffolds a
-chapter, records a full run, and builds the HTML.
+chapter, keeps recorded runs, and builds the HTML.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 
-from fourfold import full, parameters, records, runs, site
+from fourfold import parameters, recorded, records, runs, site
 from fourfold.records import ROOT, Record
 
 TEMPLATES = ROOT / "workflow" / "template"
@@ -136,10 +136,12 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("bibliography", "check", "html", "sync"):
         commands.add_parser(name)
-    for name in ("chapter", "new", "full-parameters", "keep-full"):
+    for name in ("chapter", "new", "parameters", "keep"):
         command = commands.add_parser(name)
         command.add_argument("slug")
-        if name == "keep-full":
+        if name in ("parameters", "keep"):
+            command.add_argument("tier", choices=recorded.TIERS)
+        if name == "keep":
             command.add_argument("notebook", type=Path)
     given = parser.parse_args()
     try:
@@ -158,10 +160,10 @@ def main() -> None:
                 for path in new(given.slug):
                     print(path.relative_to(ROOT))
                 print(f"now add 'file: chapters/{records.load(given.slug).part}/{given.slug}' to _toc.yml")
-            case "full-parameters":
-                print(full.parameters_file(given.slug), end="")
-            case "keep-full":
-                print(full.keep(given.slug, given.notebook).relative_to(ROOT))
+            case "parameters":
+                print(recorded.parameters_file(given.slug, given.tier), end="")
+            case "keep":
+                print(recorded.keep(given.slug, given.tier, given.notebook).relative_to(ROOT))
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"{given.command}: {error}")
 

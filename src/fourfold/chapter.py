@@ -1,11 +1,15 @@
-"""A chapter at run time: its record, its checked parameters, and its judge."""
+"""A chapter at run time: its record, its checked parameters, and its judge.
+
+A run at the record's quick parameters is a build's: what depends on seeds is judged by the recorded run and
+spot-checked. Any other run is judged by itself.
+"""
 
 import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fourfold import ledger, parameters, records, training
+from fourfold import ledger, parameters, recorded, records, spot_check, training
 from fourfold.machine import machine
 
 
@@ -18,21 +22,31 @@ class Chapter:
     profile: str
 
     def judge(
-        self, claim_id: str, criteria: Mapping[str, Any], controls: Mapping[str, Any]
+        self,
+        claim_id: str,
+        criteria: Mapping[str, Any],
+        controls: Mapping[str, Any],
+        conditions: Mapping[str, Any] | None = None,
     ) -> ledger.Verdict:
-        """Judge one claim of this chapter's paper; see `fourfold.ledger.judge`."""
-        return ledger.judge(self.record, claim_id, criteria, controls, profile=self.profile)
+        """Judge one claim of this chapter's paper; see `fourfold.ledger.judge` and `fourfold.spot_check`."""
+        verdict = ledger.judge(self.record, claim_id, criteria, controls, conditions, profile=self.profile)
+        if self.profile != "quick":
+            return verdict
+        run = self.recorded_run()
+        basis = run and f"Recorded: {recorded.about(run)}."
+        return spot_check.recall(verdict, recorded.face(self.record, run, claim_id), basis or "")
 
     def keep(self, name: str, data: Any) -> "Kept":
         """Results that the book wants from a full run: made of dicts, lists, numbers, text and None."""
         return Kept(self.record.slug, name, data)
 
     def full_run(self) -> dict[str, Any] | None:
-        """The recorded full run of this chapter, or None; see `fourfold.full.load`."""
-        # Most chapters never ask, and need not wait for what reads notebooks.
-        from fourfold import full
+        """The recorded full run of this chapter, or None; see `fourfold.recorded.load`."""
+        return recorded.load(self.record.slug, "full")
 
-        return full.load(self.record.slug)
+    def recorded_run(self) -> dict[str, Any] | None:
+        """The recorded run of twenty seeds, or None; see `fourfold.recorded.read`."""
+        return recorded.read(self.record.slug, "recorded")
 
     def __str__(self) -> str:
         changed = {n: v for n, v in self.values.items() if v != self.record.parameters[n].quick}
@@ -81,6 +95,6 @@ def open_chapter(slug: str, namespace: Mapping[str, Any]) -> Chapter:
         fourfold.records.RecordError: when there is no valid record of that name.
     """
     record = records.load(slug)
-    values = parameters.validate(record, namespace, ignore=frozenset({"fourfold"}))
+    values = parameters.validate(record, namespace)
     training.deterministic()
     return Chapter(record, values, parameters.profile(record, values))

@@ -7,7 +7,7 @@ how to cite. The executed notebook supplies verdicts and cost; nothing here is w
 import html
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import yaml
 from docutils import nodes
 from sphinx.application import Sphinx
 
-from fourfold import book, full, ledger, ledger_page, records, runs, sweep
+from fourfold import book, ledger, ledger_page, recorded, records, runs, sweep
 from fourfold.records import ROOT, Record
 
 
@@ -80,18 +80,19 @@ def files(record: Record) -> dict[str, Path]:
 
 def pieces(record: Record) -> list[nodes.Node]:
     """The furniture of one chapter, as document nodes."""
-    run = full.load(record.slug)
-    quick = runs.of(record)
-    failed = runs.failure(quick)
+    run, full = (recorded.load(record.slug, tier) for tier in recorded.TIERS)
+    built = runs.of(record)
+    failed = runs.failure(built)
+    faces = [] if failed else runs.faces(built, "verdict")
     return [
         _raw(f"<div class='furniture'><p class='source'>{bibliography(record)}</p>"),
-        *([] if failed else [_raw(badges(record, runs.faces(quick, "verdict"), "Quick run"))]),
-        *([_raw(badges(record, run["verdicts"], _about(run)))] if run else []),
+        *([] if failed else [_raw(badges(record, faces, "Verdicts") + evidence(record, faces, run))]),
+        *([_raw(badges(record, full["verdicts"], f"Full run of {_about(full)}"))] if full else []),
         _raw("<details><summary>Run this page with your own parameters</summary>"),
         _raw(parameter_table(record)),
         _raw(
-            f"<p>With the quick values the page took {max(1, round(runs.seconds(quick)))} s on one core when "
-            f"this book was built. {_full_cost(run)}</p>"
+            f"<p>With the quick values the page took {max(1, round(runs.seconds(built)))} s on one core when "
+            f"this book was built. {_full_cost(full)}</p>"
         ),
         _code(commands(record), "bash"),
         _raw(f"<p>{_links(record)}</p></details>"),
@@ -130,9 +131,56 @@ def badges(record: Record, verdicts: Iterable[Mapping[str, Any]], label: str) ->
                 f"title='{html.escape(claim.statement, quote=True)}'>{ledger.SYMBOLS[word]} {claim.id}"
                 f"<span class='visually-hidden'> {word}</span></a></li>"
             )
-    counts = [(word, list(words.values()).count(word)) for word in ledger.VERDICTS]
+    counts = [(word, list(words.values()).count(word)) for word in (*ledger.VERDICTS, ledger.UNRECORDED)]
     summary = ", ".join(f"{count} {word}" for word, count in counts if count)
     return f"<div class='badges'><p>{html.escape(label)}: {summary}</p><ul>{''.join(shown)}</ul></div>"
+
+
+def evidence(record: Record, verdicts: Sequence[Mapping[str, Any]], run: Mapping[str, Any] | None) -> str:
+    """What the verdicts rest on, and how this copy's run compares with the recorded one. HTML."""
+    judged = [face for face in verdicts if face["verdict"] != ledger.UNRECORDED]
+    kinds = [record.claim(face["claim"]).evidence for face in judged]
+    counts = [
+        f"{sum(kind in claim for claim in kinds)} {words}"
+        for kind, words in (
+            ("exact", "with exact parts, computed in this build"),
+            ("recorded", f"from recorded seeds ({_about(run)})" if run else "from recorded seeds"),
+            ("timed", "from recorded timings"),
+        )
+        if any(kind in claim for claim in kinds)
+    ]
+    if missing := len(verdicts) - len(judged):
+        counts.append(f"{missing} not recorded yet")
+    found = [(face["claim"], f) for face in verdicts for f in face["findings"] if f["spot_check"]]
+    amiss = [claim for claim, f in found if f["spot_check"]["agrees"] is False]
+    text = f"<p>Claims: {'; '.join(counts)}.</p>"
+    if not found:
+        return f"<div class='evidence'>{text}</div>"
+    compared = len([f for _, f in found if f["spot_check"]["agrees"] is not None])
+    agreement = (
+        f"disagrees with the record in {', '.join(dict.fromkeys(amiss))}"
+        if amiss
+        else f"agrees with the record in all {compared} quantities compared"
+    )
+    rows = "".join(
+        f"<tr><th scope='row'>{claim} {html.escape(f['what'])}</th><td>{html.escape(f['shown'])}</td>"
+        f"<td>{html.escape(_here(record, claim, f))}</td>"
+        f"<td>{html.escape(f['spot_check']['words'].removeprefix('this run '))}</td></tr>"
+        for claim, f in found
+    )
+    heads = "".join(f"<th scope='col'>{head}</th>" for head in ("Quantity", "Recorded", "This copy", "It"))
+    return (
+        f"<div class='evidence{' amiss' if amiss else ''}'>{text}"
+        f"<details><summary>This copy's run {agreement}</summary>"
+        "<div class='scroll' tabindex='0' role='region' aria-label='This run beside the record'>"
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div></details></div>"
+    )
+
+
+def _here(record: Record, claim_id: str, finding: Mapping[str, Any]) -> str:
+    """What this copy's run measured, as a card would show it."""
+    quantity = record.claim(claim_id).quantities[finding["role"]][finding["name"]]
+    return ledger.find(finding["name"], quantity, finding["here"]).shown
 
 
 def parameter_table(record: Record) -> str:
@@ -164,6 +212,7 @@ def commands(record: Record) -> str:
         [
             f"papermill {notebook} out.ipynb {given}",
             f"pytest --nbval {notebook}",
+            f"make record NAME={record.slug}",
             f"make full NAME={record.slug}",
         ]
     )
@@ -182,7 +231,7 @@ def citation(record: Record) -> str:
 def _about(run: Mapping[str, Any]) -> str:
     changed = ", ".join(name.removeprefix("fourfold.") for name in run["stale"])
     stale = f" (stale: {changed} changed since)" if changed else ""
-    return f"Full run of {run['started'][:10]}{stale}"
+    return f"{recorded.about(run)}{stale}"
 
 
 def _full_cost(run: Mapping[str, Any] | None) -> str:

@@ -5,14 +5,20 @@ region the record states, violated when no point of it does, and open otherwise.
 it must, when its whole interval lies in its own region. Then, in this order:
 
 1. nothing measured at this scale: ``beyond this scale``;
-2. a control that does not fail, or was not run: ``inconclusive``, whatever was measured;
+2. a condition that does not hold, or a control that does not fail, or one of them not measured:
+   ``inconclusive``, whatever else was measured;
 3. a criterion violated: ``not reproduced``;
 4. a criterion not measured at this scale: ``beyond this scale``;
 5. a criterion open (interval, too few seeds, not a number): ``inconclusive``;
 6. otherwise ``reproduced``.
+
+What depends on seeds is judged by a recorded run: `fourfold.spot_check` puts its values into the place of
+those that a build computed, and says whether the two agree.
 """
 
+import hashlib
 import html
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,10 +27,21 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from fourfold.records import Claim, Control, Criterion, Quantity, Record, Region
+from fourfold.records import (
+    Claim,
+    Condition,
+    Control,
+    Criterion,
+    Evidence,
+    Quantity,
+    Record,
+    Region,
+)
 
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "beyond this scale")
-Word = Literal["reproduced", "not reproduced", "inconclusive", "beyond this scale"]
+Word = Literal["reproduced", "not reproduced", "inconclusive", "beyond this scale", "not recorded yet"]
+UNRECORDED: Word = "not recorded yet"
+"""In a verdict's place where a claim depends on seeds or time and no run has its criteria."""
 UNJUDGED = "not judged yet"
 FAILED = "did not run"
 SYMBOLS = {
@@ -32,6 +49,7 @@ SYMBOLS = {
     "not reproduced": "✗",
     "inconclusive": "≈",
     "beyond this scale": "↗",
+    UNRECORDED: "○",
     UNJUDGED: "·",
     FAILED: "!",
 }
@@ -53,7 +71,7 @@ def estimate(quantity: Quantity, values: Any) -> Estimate:
     Args:
         quantity: says which statistic (see `fourfold.records.STATISTICS`).
         values: a number for ``exact``; a number per seed for ``mean`` and ``every``; a truth value per
-            seed for ``fraction``; two such groups for ``fisher``.
+            seed for ``fraction``; two such groups for ``fisher``; a number per round for ``median``.
 
     Raises:
         ValueError: when the shape of ``values`` does not fit the statistic.
@@ -82,6 +100,12 @@ def estimate(quantity: Quantity, values: Any) -> Estimate:
             raise ValueError(f"{quantity.what}: fraction needs truth values, got {values!r}")
         interval = stats.binomtest(int(array.sum()), n).proportion_ci(0.95, method="exact")
         return Estimate(float(array.mean()), float(interval.low), float(interval.high), n)
+    if statistic == "median":
+        # The interval from the k-th smallest round to the k-th largest covers the median with 95 % or more.
+        k = int(stats.binom.ppf(0.025, n, 0.5))
+        rounds = np.sort(array)
+        low, high = (float(rounds[k - 1]), float(rounds[-k])) if k else (-math.inf, math.inf)
+        return Estimate(float(np.median(array)), low, high, n)
     if not np.isfinite(array).all():
         return Estimate(math.nan, math.nan, math.nan, n)
     # fsum: equal values have their own mean, to the last bit, and so judge alike at equality.
@@ -92,28 +116,49 @@ def estimate(quantity: Quantity, values: Any) -> Estimate:
     return Estimate(mean, mean - half, mean + half, n)
 
 
+Role = Literal["criterion", "control", "condition"]
+# What a region is to a quantity of each role, and how a reader is told the two states that settle it.
+_ROLES: dict[Role, tuple[str, dict[str, str]]] = {
+    "criterion": ("threshold", {}),
+    "control": ("must be", {"met": "fails, as it must", "violated": "passes, so the claim cannot be told"}),
+    "condition": ("needed", {"met": "holds", "violated": "does not hold, so the claim cannot be told"}),
+}
+
+
+@dataclass(frozen=True)
+class SpotCheck:
+    """How the values of a build compare with the recorded ones: ``agrees`` is None where it cannot tell."""
+
+    agrees: bool | None
+    words: str
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One criterion or control after judging."""
+    """One criterion, control or condition after judging."""
 
     name: str
     what: str
     threshold: str
-    role: Literal["criterion", "control"]
+    role: Role
+    evidence: Evidence
     state: str
     """``met``, ``violated`` or why it is neither."""
     values: Any
     shown: str
     estimate: Estimate | None
+    spot_check: SpotCheck | None = None
+    here: Any = None
+    """What a build measured where ``values`` are the recorded ones."""
 
     @property
     def words(self) -> str:
         """The state in a reader's words: a control that is ``met`` has failed, as it must."""
-        if self.role == "criterion":
-            return self.state
-        return {"met": "fails, as it must", "violated": "passes, so the claim cannot be told"}.get(
-            self.state, self.state
-        )
+        return _ROLES[self.role][1].get(self.state, self.state)
+
+    def __str__(self) -> str:
+        line = f"{self.role} {self.name}: {self.shown}; {_ROLES[self.role][0]} {self.threshold}: {self.words}"
+        return f"{line}; {self.spot_check.words}" if self.spot_check else line
 
 
 def _state(quantity: Quantity, region: Region, measured: Estimate) -> str:
@@ -146,7 +191,8 @@ def show(value: float, resolution: float) -> str:
 def _shown(quantity: Quantity, measured: Estimate) -> str:
     middle, low, high = (show(v, quantity.resolution) for v in (measured.value, measured.low, measured.high))
     unit = f" {quantity.unit}" if quantity.unit else ""
-    seeds = f" ({measured.seeds} seed{'s' if measured.seeds > 1 else ''})"
+    sample = "round" if quantity.statistic == "median" else "seed"
+    seeds = f" ({measured.seeds} {sample}{'s' if measured.seeds > 1 else ''})"
     if quantity.statistic == "exact":
         return middle + unit
     if quantity.statistic == "fisher":
@@ -156,32 +202,54 @@ def _shown(quantity: Quantity, measured: Estimate) -> str:
     return f"{middle} [{low}, {high}]{unit}{seeds}"
 
 
-def _find(name: str, quantity: Criterion | Control, values: Any) -> Finding:
-    role: Literal["criterion", "control"] = "criterion" if isinstance(quantity, Criterion) else "control"
-    region = quantity.reproduced_if if isinstance(quantity, Criterion) else quantity.fails_if
+def region(quantity: Quantity) -> Region:
+    """Where a criterion must lie, where a control must lie to fail, or where a condition must lie to hold."""
+    match quantity:
+        case Criterion():
+            return quantity.reproduced_if
+        case Control():
+            return quantity.fails_if
+        case Condition():
+            return quantity.needed
+    raise TypeError(f"{quantity.what}: neither criterion nor control nor condition")
+
+
+def find(name: str, quantity: Quantity, values: Any) -> Finding:
+    """What the values of one quantity say; None are values that were not measured."""
+    role: Role = type(quantity).__name__.lower()  # type: ignore[assignment]
+    about = (name, quantity.what, region(quantity).text, role, quantity.evidence)
     if values is None:
-        state = "not measured at this scale" if role == "criterion" else "not run"
-        return Finding(name, quantity.what, region.text, role, state, None, "–", None)
+        absent = UNRECORDED if quantity.evidence == "timed" else "not measured at this scale"
+        return Finding(*about, absent if role == "criterion" else "not run", None, "–", None)
     measured = estimate(quantity, values)
-    state = _state(quantity, region, measured)
+    state = _state(quantity, region(quantity), measured)
     plain = (
         np.asarray(values, dtype=float).tolist()
         if quantity.statistic != "fisher"
         else [np.asarray(group, dtype=float).tolist() for group in values]
     )
-    return Finding(name, quantity.what, region.text, role, state, plain, _shown(quantity, measured), measured)
+    return Finding(*about, state, plain, _shown(quantity, measured), measured)
 
 
-def _word(criteria: Sequence[Finding], controls: Sequence[Finding]) -> tuple[Word, str]:
+def word(findings: Sequence[Finding]) -> tuple[Word, str]:
+    """The verdict on a claim's findings and its reason; the rule stands at the top of this module."""
+    criteria = [f for f in findings if f.role == "criterion"]
+    if all(c.state == UNRECORDED for c in criteria):
+        return UNRECORDED, "no run is recorded under these criteria"
     if all(c.values is None for c in criteria):
         return "beyond this scale", "not measured with these parameters"
-    for control in controls:
-        if control.state != "met":
-            return "inconclusive", f"control {control.what}: {control.words}"
-    for state, word in (("violated", "not reproduced"), ("not measured at this scale", "beyond this scale")):
+    if unrecorded := [f.what for f in findings if f.state == UNRECORDED]:
+        return UNRECORDED, f"no run is recorded under these criteria: {'; '.join(unrecorded)}"
+    for finding in findings:
+        if finding.role != "criterion" and finding.state != "met":
+            return "inconclusive", f"{finding.role} {finding.what}: {finding.words}"
+    for state, settled in (
+        ("violated", "not reproduced"),
+        ("not measured at this scale", "beyond this scale"),
+    ):
         named = [c.what for c in criteria if c.state == state]
         if named:
-            return word, f"{state}: {'; '.join(named)}"  # type: ignore[return-value]
+            return settled, f"{state}: {'; '.join(named)}"  # type: ignore[return-value]
     for criterion in criteria:
         if criterion.state != "met":
             return "inconclusive", f"{criterion.what}: {criterion.state}"
@@ -198,33 +266,42 @@ class Verdict:
     word: Word
     reason: str
     findings: tuple[Finding, ...]
+    basis: str = ""
+    """Where and when what it rests on was recorded, in a sentence; empty if this run alone judges."""
+
+    @property
+    def spot_checks(self) -> list[SpotCheck]:
+        """How this run compares with the recorded one, quantity by quantity."""
+        return [f.spot_check for f in self.findings if f.spot_check]
 
     def __str__(self) -> str:
-        lines = [f"{self.claim.id} {self.word}: {self.reason}"]
-        lines += [
-            f"  {f.role} {f.name}: {f.shown}; {'must be' if f.role == 'control' else 'threshold'} "
-            f"{f.threshold}: {f.words}"
-            for f in self.findings
+        lines = [
+            f"{self.claim.id} {self.word}: {self.reason}",
+            *(f"  {finding}" for finding in self.findings),
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, f"  {self.basis}"] if self.basis else lines)
 
     def to_html(self) -> str:
         """The card a reader sees; its numbers are rounded as in the text."""
         rows = "".join(
-            f"<tr class='{f.role}'><th scope='row'>{'Control: ' if f.role == 'control' else ''}"
+            f"<tr class='{f.role}'>"
+            f"<th scope='row'>{'' if f.role == 'criterion' else f.role.capitalize() + ': '}"
             f"{html.escape(f.what)}</th><td>{_signs(f.threshold)}</td>"
-            f"<td>{html.escape(f.shown)}</td><td>{html.escape(f.words)}</td></tr>"
+            f"<td>{html.escape(f.shown)}</td><td>{html.escape(f.words)}</td>"
+            f"<td>{f.evidence}{html.escape(f': {f.spot_check.words}') if f.spot_check else ''}</td></tr>"
             for f in self.findings
         )
         paper = f"<p class='paper'>The paper: {html.escape(self.claim.paper)}</p>" if self.claim.paper else ""
+        basis = f"<p class='basis'>{html.escape(self.basis)}</p>" if self.basis else ""
+        names = ("Quantity", "Must be", "Measured", "Finding", "Evidence")
+        heads = "".join(f"<th scope='col'>{name}</th>" for name in names)
         return (
             f"<div class='verdict {css(self.word)}' id='{self.paper}-{self.claim.id}'>"
             f"<p class='word'><strong>{self.claim.id}</strong> "
             f"<span>{SYMBOLS[self.word]} {self.word}</span> <small>{self.profile} run</small></p>"
             f"<p class='statement'>{html.escape(self.claim.statement)}</p>{paper}"
-            "<div class='scroll'><table><thead><tr><th scope='col'>Quantity</th><th scope='col'>Must be</th>"
-            f"<th scope='col'>Measured</th><th scope='col'>Finding</th></tr></thead><tbody>{rows}</tbody>"
-            f"</table></div><p class='reason'>{html.escape(self.reason)}.</p></div>"
+            f"<div class='scroll'><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+            f"<p class='reason'>{html.escape(self.reason)}.</p>{basis}</div>"
         )
 
     def to_metadata(self) -> dict[str, Any]:
@@ -233,6 +310,7 @@ class Verdict:
             "kind": "verdict",
             "paper": self.paper,
             "claim": self.claim.id,
+            "criteria": digest(self.claim),
             "profile": self.profile,
             "verdict": self.word,
             "reason": self.reason,
@@ -242,6 +320,18 @@ class Verdict:
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict, dict]:
         return {"text/plain": str(self), "text/html": self.to_html()}, {"fourfold": self.to_metadata()}
+
+
+def digest(claim: Claim) -> str:
+    """A short hash of what a claim is judged by: another one, and an older record says nothing about it.
+
+    Resolutions are left out: they change what is printed and no verdict.
+    """
+    text = {
+        kind: {name: quantity.model_dump(exclude={"resolution"}) for name, quantity in named.items()}
+        for kind, named in claim.quantities.items()
+    }
+    return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def css(word: str) -> str:
@@ -272,6 +362,7 @@ def judge(
     claim_id: str,
     criteria: Mapping[str, Any],
     controls: Mapping[str, Any],
+    conditions: Mapping[str, Any] | None = None,
     *,
     profile: str = "custom",
 ) -> Verdict:
@@ -282,7 +373,8 @@ def judge(
         claim_id: the claim, such as ``"C1"``.
         criteria: a value for every criterion of the claim; None where these parameters cannot measure it.
         controls: likewise for its controls; one that is None was not run.
-        profile: ``"quick"``, ``"full"`` or ``"custom"``.
+        conditions: likewise for its conditions.
+        profile: ``"quick"``, ``"recorded"``, ``"full"`` or ``"custom"``.
 
     Raises:
         ValueError: for a claim without criteria, a criterion left out, or a name the record does not have.
@@ -292,11 +384,13 @@ def judge(
         raise ValueError(f"{record.slug} {claim_id} has no criteria in its record, so it cannot be judged")
     if set(criteria) != set(claim.criteria):
         raise ValueError(f"{claim_id} criteria: expected {sorted(claim.criteria)}, got {sorted(criteria)}")
-    if unknown := set(controls) - set(claim.controls):
-        raise ValueError(
-            f"{claim_id} controls: expected {sorted(claim.controls)}, got also {sorted(unknown)}"
-        )
-    met = [_find(name, spec, criteria[name]) for name, spec in claim.criteria.items()]
-    failing = [_find(name, spec, controls.get(name)) for name, spec in claim.controls.items()]
-    word, reason = _word(met, failing)
-    return Verdict(record.slug, claim, profile, word, reason, (*met, *failing))
+    measured = {"controls": controls, "conditions": conditions or {}}
+    for kind, specs in (("controls", claim.controls), ("conditions", claim.conditions)):
+        if unknown := set(measured[kind]) - set(specs):
+            raise ValueError(f"{claim_id} {kind}: expected {sorted(specs)}, got also {sorted(unknown)}")
+    findings = (
+        *(find(name, spec, criteria[name]) for name, spec in claim.criteria.items()),
+        *(find(name, spec, measured["conditions"].get(name)) for name, spec in claim.conditions.items()),
+        *(find(name, spec, measured["controls"].get(name)) for name, spec in claim.controls.items()),
+    )
+    return Verdict(record.slug, claim, profile, *word(findings), findings)

@@ -11,59 +11,69 @@ from urllib.parse import urlencode
 
 import pandas as pd
 
-from fourfold import full, ledger, records, runs
+from fourfold import ledger, recorded, records, runs
 from fourfold.records import Record
 
-COLUMNS = ("Part", "Paper", "Claim", "Statement", "Quick run", "Full run")
+COLUMNS = ("Part", "Paper", "Claim", "Statement", "Verdict", "Evidence", "Full run")
 
 
 def claims() -> pd.DataFrame:
-    """Every claim of every paper with its verdicts, from the executed chapters and the recorded full runs.
+    """Every claim of every paper with its verdicts, from the executed chapters and the recorded runs.
 
     The columns of `collect`.
     """
     everything = records.load_all()
     chapters = {record.slug: runs.of(record) for record in everything if record.has_chapter}
     failed = {slug for slug, run in chapters.items() if runs.failure(run)}
-    quick = {slug: runs.faces(run, "verdict") for slug, run in chapters.items() if slug not in failed}
-    recorded = {r.slug: run for r in everything if (run := full.load(r.slug))}
-    return collect(everything, quick, recorded, failed)
+    built = {slug: runs.faces(run, "verdict") for slug, run in chapters.items() if slug not in failed}
+    tiers = {
+        tier: {r.slug: run for r in everything if (run := recorded.load(r.slug, tier))}
+        for tier in recorded.TIERS
+    }
+    return collect(everything, built, tiers["recorded"], tiers["full"], failed)
 
 
 def collect(
     everything: Sequence[Record],
-    quick: Mapping[str, Sequence[dict]],
-    runs_in_full: Mapping[str, dict],
+    built: Mapping[str, Sequence[dict]],
+    seeded: Mapping[str, dict],
+    full: Mapping[str, dict],
     failed: Collection[str] = (),
 ) -> pd.DataFrame:
     """Every claim of every paper, one row each.
 
     Args:
         everything: all records.
-        quick: slug -> verdict faces of the executed chapter.
-        runs_in_full: slug -> full run as `fourfold.full.load` returns it, with ``verdicts`` and ``stale``.
+        built: slug -> verdict faces of the executed chapter.
+        seeded: slug -> run of twenty seeds as `fourfold.recorded.load` returns it, with ``stale``.
+        full: slug -> likewise its full run.
         failed: slugs of the chapters that did not run to their end.
 
     Returns:
-        Columns part, paper, slug, claim, statement, verdict, measured, full, stale.
+        Columns part, paper, slug, claim, statement, verdict, evidence, measured, stale (what changed since
+        its seeds were recorded), full (the full run's verdict), full_stale.
 
     Raises:
         ValueError: if a chapter ran and a claim with criteria was never judged, or was judged twice.
     """
     rows = []
+    nothing: dict[str, Any] = {"verdicts": [], "stale": []}
     for record in everything:
-        judged = {face["claim"]: face for face in quick.get(record.slug, ())}
-        if len(judged) < len(quick.get(record.slug, ())):
+        judged = {face["claim"]: face for face in built.get(record.slug, ())}
+        if len(judged) < len(built.get(record.slug, ())):
             raise ValueError(f"{record.slug} judges a claim twice")
-        if record.slug in quick:
+        if record.slug in built:
             silent = [c.id for c in record.claims if c.criteria and c.id not in judged]
             if silent:
                 raise ValueError(f"{record.slug} never judges {', '.join(silent)}")
-        run = runs_in_full.get(record.slug, {"verdicts": [], "stale": []})
-        recorded = {face["claim"]: face for face in run["verdicts"]}
+        run = full.get(record.slug, nothing)
+        at_full = {face["claim"]: face for face in run["verdicts"]}
         unjudged = ledger.FAILED if record.slug in failed else ledger.UNJUDGED
         for claim in record.claims:
             face = judged.get(claim.id)
+            word = face["verdict"] if face else unjudged
+            rests_on_seeds = "recorded" in claim.evidence and word in ledger.VERDICTS
+            stale = seeded.get(record.slug, nothing)["stale"] if rests_on_seeds else []
             rows.append(
                 {
                     "part": record.part,
@@ -71,12 +81,14 @@ def collect(
                     "slug": record.slug,
                     "claim": claim.id,
                     "statement": claim.statement,
-                    "verdict": face["verdict"] if face else unjudged,
+                    "verdict": word,
+                    "evidence": " + ".join(claim.evidence) if face else "",
                     "measured": "; ".join(f["shown"] for f in face["findings"] if f["role"] == "criterion")
                     if face
                     else "",
-                    "full": recorded[claim.id]["verdict"] if claim.id in recorded else "",
-                    "stale": ", ".join(run["stale"]) if claim.id in recorded else "",
+                    "stale": ", ".join(stale),
+                    "full": at_full[claim.id]["verdict"] if claim.id in at_full else "",
+                    "full_stale": ", ".join(run["stale"]) if claim.id in at_full else "",
                 }
             )
     return pd.DataFrame(rows)
@@ -92,9 +104,9 @@ def downloads(table: pd.DataFrame) -> dict[str, str]:
 
 
 def words(table: pd.DataFrame) -> list[str]:
-    """What can stand in the place of a verdict here; that a chapter failed only where one did."""
-    failed = [ledger.FAILED] if (table.verdict == ledger.FAILED).any() else []
-    return [*ledger.VERDICTS, ledger.UNJUDGED, *failed]
+    """What can stand in the place of a verdict here; what should not be there only where it is."""
+    amiss = [word for word in (ledger.UNRECORDED, ledger.FAILED) if (table.verdict == word).any()]
+    return [*ledger.VERDICTS, ledger.UNJUDGED, *amiss]
 
 
 def counts(table: pd.DataFrame) -> str:
@@ -104,7 +116,7 @@ def counts(table: pd.DataFrame) -> str:
     for part in [*records.PARTS, "all"]:
         rows = table if part == "all" else table[table.part == part]
         cells = "".join(
-            f"<td>{_view(int((rows.verdict == word).sum()), part=part, quick=word)}</td>"
+            f"<td>{_view(int((rows.verdict == word).sum()), part=part, verdict=word)}</td>"
             for word in words(table)
         )
         lines.append(f"<tr><th scope='row'>{part}</th><td>{rows.slug.nunique()}</td>{cells}</tr>")
@@ -116,7 +128,7 @@ def counts(table: pd.DataFrame) -> str:
 
 
 def strip(table: pd.DataFrame) -> str:
-    """Every paper one line, every claim one square, coloured and signed by its quick verdict. HTML."""
+    """Every paper one line, every claim one square, coloured and signed by its verdict. HTML."""
     legend = "".join(f"<li>{_square(word)} {word}</li>" for word in words(table))
     parts = []
     for part in records.PARTS:
@@ -160,7 +172,7 @@ def _controls(table: pd.DataFrame) -> str:
         "<label>Search <input type='search' name='search' autocomplete='off'></label>"
         f"<label>Part <select name='part'>{_options(records.PARTS)}</select></label>"
         f"<label>Paper <select name='paper'><option value=''>all</option>{papers}</select></label>"
-        f"<label>Quick run <select name='quick'>{verdicts}</select></label>"
+        f"<label>Verdict <select name='verdict'>{verdicts}</select></label>"
         f"<label>Full run <select name='full'>{verdicts}"
         "<option value='stale'>stale</option><option value='none'>not run</option></select></label>"
         "<button type='reset'>Show all</button>"
@@ -180,17 +192,22 @@ def _heading(name: str) -> str:
 def _row(claim: Any) -> str:
     place = f"{claim.slug}-{claim.claim}"
     measured = f"<small>measured: {escape(claim.measured)}</small>" if claim.measured else ""
-    stale = claim.stale.replace("fourfold.", "")
-    old = f"<small>stale: {escape(stale)} changed since</small>" if stale else ""
-    recorded = f"{_word(claim.full)}{old}" if claim.full else "–"
+    full = f"{_word(claim.full)}{_old(claim.full_stale)}" if claim.full else "–"
     return (
-        f"<tr id='{place}' data-part='{claim.part}' data-paper='{claim.slug}' data-quick='{claim.verdict}' "
-        f"data-full='{claim.full or 'none'}'{' data-stale' if claim.stale else ''}>"
+        f"<tr id='{place}' data-part='{claim.part}' data-paper='{claim.slug}' data-verdict='{claim.verdict}' "
+        f"data-full='{claim.full or 'none'}'{' data-stale' if claim.full_stale else ''}>"
         f"<td>{claim.part}</td><td>{escape(short(claim.paper))}</td>"
         f"<td>{_to_chapter(claim, claim.claim)} <a class='permalink' href='#{place}' "
         f"aria-label='Link to {claim.claim} in this table'>#</a></td>"
-        f"<td>{escape(claim.statement)}{measured}</td><td>{_word(claim.verdict)}</td><td>{recorded}</td></tr>"
+        f"<td>{escape(claim.statement)}{measured}</td><td>{_word(claim.verdict)}{_old(claim.stale)}</td>"
+        f"<td>{claim.evidence or '–'}</td><td>{full}</td></tr>"
     )
+
+
+def _old(stale: str) -> str:
+    """What changed since a run was recorded, if anything did."""
+    changed = escape(stale.replace("fourfold.", ""))
+    return f"<small>stale: {changed} changed since</small>" if stale else ""
 
 
 def _to_chapter(claim: Any, text: str) -> str:
@@ -225,10 +242,10 @@ def _word(verdict: str) -> str:
     return f"<span class='verdict-word {ledger.css(verdict)}'>{ledger.SYMBOLS[verdict]} {verdict}</span>"
 
 
-def _view(count: int, part: str, quick: str) -> str:
+def _view(count: int, part: str, verdict: str) -> str:
     if not count:
         return "0"
-    query = {"quick": quick} | ({} if part == "all" else {"part": part})
+    query = {"verdict": verdict} | ({} if part == "all" else {"part": part})
     return f"<a href='?{urlencode(query)}#every-claim'>{count}</a>"
 
 

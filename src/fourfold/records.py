@@ -8,6 +8,7 @@ the notebook, the judge, the ledger, the tests. Nothing about a paper is written
 import json
 import math
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,8 +37,16 @@ STATISTICS = {
     "every": "every seed, from the smallest to the largest",
     "fraction": "share of seeds, 95 % Clopper-Pearson interval",
     "fisher": "one-sided Fisher exact p: the first group succeeds less often than the second",
+    "median": "median over the rounds of a recorded benchmark, 95 % interval by order statistics",
 }
-Statistic = Literal["exact", "mean", "every", "fraction", "fisher"]
+Statistic = Literal["exact", "mean", "every", "fraction", "fisher", "median"]
+
+EVIDENCE = {
+    "exact": "depends on no seed and no clock: computed in every build and compared strictly",
+    "recorded": "depends on seeds: judged by a recorded run of twenty, which a build spot-checks",
+    "timed": "depends on a clock: judged by the rounds of a recorded benchmark",
+}
+Evidence = Literal["exact", "recorded", "timed"]
 
 
 class RecordError(ValueError):
@@ -113,8 +122,17 @@ class Quantity(_Model):
 
     @property
     def seeds_needed(self) -> int:
-        """Fewer seeds than this cannot judge: 1 if no seed matters, else 4 unless the record says more."""
-        return self.min_seeds or (1 if self.statistic == "exact" else 4)
+        """Fewer seeds or rounds than this cannot judge, unless the record says more.
+
+        1 if no seed matters; 6 rounds, since five have no 95 % interval for their median; else 4.
+        """
+        return self.min_seeds or {"exact": 1, "median": 6}.get(self.statistic, 4)
+
+    @property
+    def evidence(self) -> Evidence:
+        """What a verdict on this quantity rests on; see `EVIDENCE`."""
+        kinds: dict[str, Evidence] = {"exact": "exact", "median": "timed"}
+        return kinds.get(self.statistic, "recorded")
 
 
 class Criterion(Quantity):
@@ -127,6 +145,12 @@ class Control(Quantity):
     """The baseline or the broken mechanism: it must fail, or the claim says nothing."""
 
     fails_if: Threshold
+
+
+class Condition(Quantity):
+    """What must be so for the claim to be about anything, such as that the networks compared are trained."""
+
+    needed: Threshold
 
 
 ClaimId = Annotated[str, Field(pattern=r"^[A-Z]\d+[a-z]?$")]
@@ -143,11 +167,25 @@ class Claim(_Model):
     """What the paper itself reports: a number, a table, a sentence."""
     criteria: dict[Name, Criterion] = {}
     controls: dict[Name, Control] = {}
+    conditions: dict[Name, Condition] = {}
+
+    @property
+    def evidence(self) -> list[Evidence]:
+        """The kinds of evidence that its verdict rests on, in the order of `EVIDENCE`."""
+        found = {quantity.evidence for named in self.quantities.values() for quantity in named.values()}
+        return [kind for kind in ("exact", "recorded", "timed") if kind in found]
+
+    @property
+    def quantities(self) -> dict[str, Mapping[str, Quantity]]:
+        """All that is measured for it, by role and name."""
+        return {"criterion": self.criteria, "control": self.controls, "condition": self.conditions}
 
     @model_validator(mode="after")
     def _no_criterion_without_control(self) -> "Claim":
         if bool(self.criteria) != bool(self.controls):
             raise ValueError("criteria and controls come together: a claim that cannot fail cannot be judged")
+        if self.conditions and not self.criteria:
+            raise ValueError("conditions need criteria: there is nothing that they would be conditions of")
         return self
 
 
@@ -159,25 +197,47 @@ def _plain(number: float) -> str:
 
 
 class Parameter(_Model):
-    """One papermill parameter: its quick and full values and what is allowed."""
+    """One papermill parameter: its values in each kind of run and what is allowed."""
 
     type: ParameterType
     meaning: str
     quick: Any
     full: Any
+    recorded: Any = None
+    """Its value in the recorded run; the quick one unless stated."""
     optional: bool = False
     """Whether None is allowed."""
     min: float | None = None
     max: float | None = None
-    above: float | None = None
-    """An exclusive lower bound, for what must be positive."""
     choices: list[str] | list[int] | None = None
+    repeats: bool = False
+    """Whether a list may hold a value twice."""
+    longest: int = Field(default=100, ge=1)
+    """Values in a list, at most: one more than the default is a mistake, and would run for days."""
+    multiple_of: "Name | int | None" = None
+    divides: "Name | int | None" = None
+    at_most: "Name | None" = None
+    """Rules between parameters: a name stands for that parameter's value; each value of a list obeys."""
+    long_as: "Name | None" = None
+    """Another list, which must have as many values."""
 
     @model_validator(mode="after")
     def _bounded(self) -> "Parameter":
-        if self.type in ("int", "list[int]") and not self.choices and (self.min is None or self.max is None):
+        if (
+            self.type.endswith(("int", "int]"))
+            and not self.choices
+            and (self.min is None or self.max is None)
+        ):
             raise ValueError("an integer needs min and max: a size without bound can run for ever")
+        if self.type.endswith(("float", "float]")) and (self.min is None or self.max is None):
+            raise ValueError("a float needs min and max: 1e-300 and 1e300 break the arithmetic far from here")
         return self
+
+    def value(self, profile: str) -> Any:
+        """Its value in a run of this profile: ``"quick"``, ``"recorded"`` or ``"full"``."""
+        if profile == "recorded" and self.recorded is None:
+            return self.quick
+        return getattr(self, profile)
 
     @property
     def allowed(self) -> str:
@@ -186,14 +246,20 @@ class Parameter(_Model):
             words = " | ".join(map(str, self.choices))
         elif self.min is not None and self.max is not None:
             words = f"{_plain(self.min)}..{_plain(self.max)}"
-        elif self.min is not None:
-            words = f">= {_plain(self.min)}"
-        elif self.above is not None:
-            words = f"> {_plain(self.above)}"
         else:
             words = "True | False" if self.type == "bool" else "any"
+        rules = (
+            (self.multiple_of, "a multiple of"),
+            (self.divides, "a divisor of"),
+            (self.at_most, "at most"),
+        )
+        words += "".join(f", {rule} {other}" for other, rule in rules if other is not None)
         if self.type.startswith("list"):
-            words = f"each {words}, no repeats"
+            words = f"each {words}" + ("" if self.repeats else ", no repeats")
+            if self.longest < 100:
+                words += f", at most {self.longest} value{'s' if self.longest > 1 else ''}"
+            if self.long_as:
+                words += f", as many as {self.long_as}"
         return f"{words}, or None" if self.optional else words
 
 
@@ -225,7 +291,20 @@ class Record(_Model):
             raise ValueError(f"claim ids must differ, got {ids}")
         if any(claim.criteria for claim in self.claims) and not self.parameters:
             raise ValueError("a record with criteria needs parameters")
+        sampled = [claim.id for claim in self.claims if "recorded" in claim.evidence]
+        if sampled and all(spec.recorded is None for spec in self.parameters.values()):
+            raise ValueError(
+                f"{', '.join(sampled)} depend on seeds: a parameter must say how many are recorded"
+            )
+        for name, spec in self.parameters.items():
+            for other in (spec.multiple_of, spec.divides, spec.at_most, spec.long_as):
+                if isinstance(other, str) and other not in self.parameters:
+                    raise ValueError(f"{name} names {other!r}, which is no parameter")
         return self
+
+    def values(self, profile: str) -> dict[str, Any]:
+        """The parameters of a run of this profile: ``"quick"``, ``"recorded"`` or ``"full"``."""
+        return {name: spec.value(profile) for name, spec in self.parameters.items()}
 
     @property
     def has_chapter(self) -> bool:

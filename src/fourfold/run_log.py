@@ -8,21 +8,22 @@ from typing import Any
 import nbformat
 import pandas as pd
 
-from fourfold import book, full, records, runs
+from fourfold import book, recorded, records, runs
 
 KINDS = ("imports", "experiment", "figures")
 
 
 def table() -> pd.DataFrame:
-    """A row for each executed chapter and each recorded full run: time, seeds, machine, versions."""
+    """A row for each executed chapter and each recorded run: time, seeds, machine, versions."""
     rows = []
     for record in records.chapters():
         path = runs.of(record)
         if not runs.failure(path):
             (run,) = runs.faces(path, "run")
             rows.append(_run(run, runs.seconds(path)))
-        if recorded := full.load(record.slug):
-            rows.append(_run(recorded, recorded["seconds"]))
+        for tier in recorded.TIERS:
+            if kept := recorded.read(record.slug, tier):
+                rows.append(_run(kept, kept["seconds"]))
     return pd.DataFrame(rows)
 
 

@@ -24,11 +24,12 @@ BOOKKEEPING = {
         "chapter",
         "explorer",
         "figures",
-        "full",
         "ledger",
         "machine",
+        "recorded",
         "records",
         "sources",
+        "spot_check",
     )
 }
 """Rooms that draw and keep books: they change no number."""

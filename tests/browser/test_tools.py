@@ -29,8 +29,8 @@ def ids(claims):
     [
         ("part", "optics"),
         ("paper", "four_f"),
-        ("quick", "not reproduced"),
-        ("quick", ledger.UNJUDGED),
+        ("verdict", "not reproduced"),
+        ("verdict", ledger.UNJUDGED),
         ("full", "reproduced"),
     ],
 )
@@ -38,7 +38,7 @@ def test_each_filter_leaves_the_rows_that_it_says(page, claims, name, value):
     page.goto(LEDGER)
     assert shown(page) == ids(claims)
     page.locator(f".ledger-controls [name={name}]").select_option(value)
-    wanted = claims[claims[{"quick": "verdict", "paper": "slug"}.get(name, name)] == value]
+    wanted = claims[claims[{"paper": "slug"}.get(name, name)] == value]
     assert shown(page) == ids(wanted)
     assert page.locator(".found output").inner_text() == f"{len(wanted)} of {len(claims)} claims"
     page.get_by_role("button", name="Show all").click()
@@ -59,7 +59,7 @@ def test_search_takes_words_in_any_order_and_a_view_has_an_address(page, claims)
     found = shown(page)
     assert found
     assert all(row.startswith("convsharevit-") for row in found)
-    page.locator(".ledger-controls [name=quick]").select_option("reproduced")
+    page.locator(".ledger-controls [name=verdict]").select_option("reproduced")
     view = shown(page)
     page.goto(page.locator(".found a").evaluate("(link) => link.href"))
     assert shown(page) == view
