@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from fourfold import cover, open_chapter, records, training
+from fourfold import cover, open_chapter, recorded, records, training
 from fourfold.parameters import ParameterError
 
 RECORD = records.load("convsharevit")
-QUICK = {name: spec.quick for name, spec in RECORD.parameters.items()}
+QUICK = RECORD.values("quick")
 
 
 @pytest.fixture(autouse=True)
@@ -17,8 +17,10 @@ def _leave_torch_as_it_is(monkeypatch):
 
 
 def test_quick_full_and_custom_runs_say_what_they_are():
-    full = {name: spec.full for name, spec in RECORD.parameters.items()}
+    full = RECORD.values("full")
     assert str(open_chapter("convsharevit", QUICK)) == "convsharevit, quick run: quick parameters"
+    twenty = open_chapter("convsharevit", RECORD.values("recorded"))
+    assert str(twenty) == "convsharevit, recorded run: seeds = 20"
     assert open_chapter("convsharevit", full).profile == "full"
     custom = open_chapter("convsharevit", QUICK | {"seed": 7, "sign": "offset"})
     assert str(custom) == "convsharevit, custom run: seed = 7, sign = 'offset'"
@@ -46,6 +48,26 @@ def test_a_chapter_judges_by_its_own_record():
     criteria = dict.fromkeys(RECORD.claim("C5b").criteria)
     verdict = open_chapter("convsharevit", QUICK).judge("C5b", criteria, {})
     assert (verdict.paper, verdict.profile, verdict.word) == ("convsharevit", "quick", "beyond this scale")
+
+
+def test_a_build_takes_its_verdict_from_the_record_and_any_other_run_from_itself(monkeypatch):
+    claim = next(claim for claim in RECORD.claims if claim.evidence == ["recorded"])
+    values = {kind: {name: [1.0] * 20 for name in named} for kind, named in claim.quantities.items()}
+    given = (claim.id, values["criterion"], values["control"], values["condition"])
+    twenty = open_chapter("convsharevit", RECORD.values("recorded")).judge(*given)
+    run = {"parameters": RECORD.values("recorded"), "started": "2026-01-02", "processor": "A CPU"}
+    monkeypatch.setattr(recorded, "read", lambda slug, tier: None)
+    assert open_chapter("convsharevit", QUICK).judge(*given).word == "not recorded yet"
+    custom = open_chapter("convsharevit", QUICK | {"seed": 7}).judge(*given)
+    assert (custom.word, custom.findings) == (twenty.word, twenty.findings)
+    kept = run | {"verdicts": [twenty.to_metadata()]}
+    monkeypatch.setattr(recorded, "read", lambda slug, tier: kept if tier == "recorded" else None)
+    quick = open_chapter("convsharevit", QUICK).judge(*given)
+    assert (quick.word, quick.basis) == (
+        twenty.word,
+        "Recorded: seeds 1000 to 1019, 2026-01-02, A CPU.",
+    )
+    assert {check.agrees for check in quick.spot_checks} <= {True, None}
 
 
 def test_what_cannot_be_opened():

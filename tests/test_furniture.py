@@ -66,6 +66,29 @@ def test_badges_say_the_word_lead_to_the_card_and_add_up():
     ]
 
 
+def test_the_evidence_says_what_verdicts_rest_on_and_how_this_run_compares():
+    def face(claim, agrees, here):
+        check = {"agrees": agrees, "words": "this run agrees" if agrees else "this run disagrees: it is 9"}
+        finding = {"role": "criterion", "name": "a", "what": "a", "shown": "2.0", "here": here}
+        return {"claim": claim, "verdict": "reproduced", "findings": [finding | {"spot_check": check}]}
+
+    sampled = {**RECORD.claims[0].criteria["a"].model_dump(), "statistic": "every", "reproduced_if": "> 1"}
+    claims = [c.model_copy(update={"criteria": {"a": records.Criterion(**sampled)}}) for c in RECORD.claims]
+    record = RECORD.model_copy(update={"claims": claims})
+    run = {"started": "2026-01-02", "stale": [], "processor": "A CPU", "parameters": {"seed": 0, "seeds": 20}}
+    good = soup(furniture.evidence(record, [face("C1", True, [2.0, 2.1])], run))
+    assert "1 with exact parts" in good.p.text
+    assert "1 from recorded seeds (seeds 0 to 19, 2026-01-02, A CPU)" in good.p.text
+    assert good.summary.text == "This copy's run agrees with the record in all 1 quantities compared"
+    assert [cell.text for cell in good.tbody.find_all(["th", "td"])] == [
+        "C1 a", "2.0", "2.0 to 2.1 (2 seeds)", "agrees",
+    ]  # fmt: skip
+    bad = soup(furniture.evidence(record, [face("C1", True, [2]), face("C2", False, [9])], run))
+    assert bad.summary.text == "This copy's run disagrees with the record in C2"
+    waiting = {"claim": "C1", "verdict": "not recorded yet", "findings": []}
+    assert soup(furniture.evidence(record, [waiting], None)).text == "Claims: 1 not recorded yet."
+
+
 def test_the_parameter_table_is_the_records():
     cells = [cell.text for cell in soup(furniture.parameter_table(RECORD)).tbody.find_all(["th", "td"])]
     assert cells == ["width", "how <wide>", "2", "4", "int: 1..9"]
@@ -87,7 +110,11 @@ def test_the_command_sets_a_parameter_that_the_chapter_has(parameters, given):
     }
     first, *others = furniture.commands(RECORD.model_copy(update={"parameters": specs})).splitlines()
     assert first == f"papermill notebooks/optics/a_paper.ipynb out.ipynb {given}"
-    assert others == ["pytest --nbval notebooks/optics/a_paper.ipynb", "make full NAME=a_paper"]
+    assert others == [
+        "pytest --nbval notebooks/optics/a_paper.ipynb",
+        "make record NAME=a_paper",
+        "make full NAME=a_paper",
+    ]
 
 
 def test_citations_are_bibtex_and_a_companion_is_cited_as_the_book():
@@ -108,7 +135,8 @@ def test_launch_links_appear_where_the_repository_is_known(monkeypatch):
 
 
 def test_a_stale_full_run_says_what_changed():
-    run = {"started": "2026-01-02T03:04", "stale": ["fourfold.light", "notebook"], "verdicts": []}
-    assert furniture._about(run) == "Full run of 2026-01-02 (stale: light, notebook changed since)"
-    assert furniture._about(run | {"stale": []}) == "Full run of 2026-01-02"
+    run = {"started": "2026-01-02T03:04", "stale": ["fourfold.light", "notebook"], "processor": "A CPU"}
+    run["parameters"] = {"seed": 3, "seeds": 2}
+    assert furniture._about(run) == "seeds 3 to 4, 2026-01-02, A CPU (stale: light, notebook changed since)"
+    assert furniture._about(run | {"stale": []}) == "seeds 3 to 4, 2026-01-02, A CPU"
     assert set(ledger.VERDICTS) <= set(ledger.SYMBOLS)

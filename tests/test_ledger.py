@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fourfold import ledger, ledger_page, runs
-from fourfold.records import Claim, Control, Criterion, Parameter, Record
+from fourfold.records import Claim, Condition, Control, Criterion, Parameter, Record
 
 
 def record(criterion, control=None, **more):
@@ -32,7 +32,10 @@ def record(criterion, control=None, **more):
         arxiv=None,
         idea="Light convolves for free.",
         claims=[claim, Claim(id="C2", statement="It is also elegant.")],
-        parameters={"seed": Parameter(type="int", meaning="first seed", quick=1, full=1, min=0, max=9)},
+        parameters={
+            "seed": Parameter(type="int", meaning="first seed", quick=1, full=1, min=0, max=9),
+            "seeds": Parameter(type="int", meaning="seeds", quick=2, recorded=20, full=20, min=1, max=20),
+        },
     )
 
 
@@ -44,6 +47,7 @@ EXACT = {"reproduced_if": "<= 0.1"}
 MEAN = {"reproduced_if": ">= 0.9", "statistic": "mean"}
 EVERY = {"reproduced_if": ">= 0.9", "statistic": "every"}
 SHARE = {"reproduced_if": ">= 0.5", "statistic": "fraction"}
+ROUNDS = {"reproduced_if": ">= 2", "statistic": "median"}
 
 
 @pytest.mark.parametrize(
@@ -74,6 +78,12 @@ SHARE = {"reproduced_if": ">= 0.5", "statistic": "fraction"}
         (SHARE, [True] * 20, "reproduced"),
         (SHARE, [True, True, True, True], "inconclusive"),  # 4 of 4 allows a share of 0.4
         (SHARE, [False] * 20, "not reproduced"),
+        (ROUNDS, [2.1, 2.2, 2.3, 2.4, 2.5, 2.6], "reproduced"),
+        (ROUNDS, [1.9, 2.2, 2.3, 2.4, 2.5, 2.6], "inconclusive"),  # of six rounds the interval has all
+        (ROUNDS, [1.0, 2.1, 2.2, 2.3, 2.4, 2.5, 2.6, 2.7, 2.8], "reproduced"),  # of nine all but the ends
+        (ROUNDS, [1.0] * 15, "not reproduced"),
+        (ROUNDS, [2.5] * 5, "inconclusive"),  # five have no 95 % interval
+        (ROUNDS, None, "not recorded yet"),
     ],
 )
 def test_verdict(criterion, values, expected):
@@ -100,6 +110,50 @@ def test_a_control_must_fail_with_its_whole_interval():
     unclear = ledger.judge(made, "C1", {"a": 0.0}, {"broken": [0.5, 0.5, 0.5, 1.0]})
     few = ledger.judge(made, "C1", {"a": 0.0}, {"broken": [0.5]})
     assert [v.word for v in (clear, unclear, few)] == ["reproduced", "inconclusive", "inconclusive"]
+
+
+def test_a_claim_whose_condition_does_not_hold_is_inconclusive_whatever_was_measured():
+    made = record(EXACT)
+    trained = Condition(what="accuracy in training", resolution=0.01, needed=">= 0.9")
+    claim = made.claims[0].model_copy(update={"conditions": {"trained": trained}})
+    made = made.model_copy(update={"claims": [claim]})
+
+    def judged(a, conditions):
+        return ledger.judge(made, "C1", {"a": a}, {"broken": 1.0}, conditions)
+
+    assert judged(0.0, {"trained": 0.95}).word == "reproduced"
+    for a in (0.0, 1.0):
+        verdict = judged(a, {"trained": 0.1})
+        assert (verdict.word, verdict.reason) == (
+            "inconclusive",
+            "condition accuracy in training: does not hold, so the claim cannot be told",
+        )
+    assert judged(0.0, {}).reason == "condition accuracy in training: not run"
+    assert "  condition trained: 0.95; needed >= 0.9: holds" in str(judged(0.0, {"trained": 0.95}))
+    with pytest.raises(ValueError, match=r"C1 conditions: expected \['trained'\], got also \['tried'\]"):
+        judged(0.0, {"tried": 1.0})
+
+
+@given(st.integers(6, 60))
+def test_the_interval_of_a_median_covers_95_of_100_and_no_narrower_one_does(n):
+    quantity = Criterion(what="a", resolution=0.01, statistic="median", reproduced_if="> 0")
+    found = ledger.estimate(quantity, list(range(1, n + 1)))
+    inside = stats.binom.cdf(found.high - 1, n, 0.5) - stats.binom.cdf(found.low - 1, n, 0.5)
+    narrower = stats.binom.cdf(found.high - 2, n, 0.5) - stats.binom.cdf(found.low, n, 0.5)
+    assert inside >= 0.95 > narrower
+
+
+def test_the_digest_of_a_claim_changes_with_what_judges_it_and_with_nothing_else():
+    claim = record(EXACT).claims[0]
+    same = record(EXACT | {"resolution": 0.1}).claims[0].model_copy(update={"statement": "It works."})
+    assert ledger.digest(same) == ledger.digest(claim)
+    for other in (
+        record({"reproduced_if": "<= 0.2"}),
+        record(EXACT | {"min_seeds": 5}),
+        record(EXACT | {"what": "another"}),
+        record(EXACT, {"fails_if": "> 0.6"}),
+    ):
+        assert ledger.digest(other.claims[0]) != ledger.digest(claim)
 
 
 def test_violated_outranks_unmeasured_and_unmeasured_outranks_open():
@@ -239,11 +293,13 @@ def test_verdicts_travel_through_an_executed_notebook_into_the_table(tmp_path):
     assert runs.faces(ran, "run") == []
 
     full = {"a_paper": {"verdicts": [face], "stale": ["fourfold.light"]}}
-    rows = ledger_page.collect([made], {"a_paper": [face]}, full)
+    rows = ledger_page.collect([made], {"a_paper": [face]}, {}, full)
     assert rows.verdict.tolist() == ["reproduced", "not judged yet"]
     assert rows.full.tolist() == ["reproduced", ""]
-    assert rows.stale.tolist() == ["fourfold.light", ""]
-    assert ledger_page.collect([made], {}, {}).verdict.tolist() == ["not judged yet"] * 2
+    assert rows.full_stale.tolist() == ["fourfold.light", ""]
+    assert rows.evidence.tolist() == ["exact", ""]
+    assert rows.stale.tolist() == ["", ""]
+    assert ledger_page.collect([made], {}, {}, {}).verdict.tolist() == ["not judged yet"] * 2
 
 
 def test_a_failed_silent_or_stuttering_chapter_is_refused(tmp_path):
@@ -253,9 +309,9 @@ def test_a_failed_silent_or_stuttering_chapter_is_refused(tmp_path):
     with pytest.raises(ValueError, match="did not run to its end"):
         runs.faces(notebook(tmp_path / "ran.ipynb", [], tags=["never executed"]), "verdict")
     made = record(EXACT)
-    assert ledger_page.collect([made], {}, {}, failed={"a_paper"}).verdict.tolist() == ["did not run"] * 2
+    assert ledger_page.collect([made], {}, {}, {}, failed={"a_paper"}).verdict.tolist() == ["did not run"] * 2
     with pytest.raises(ValueError, match="never judges C1"):
-        ledger_page.collect([made], {"a_paper": []}, {})
+        ledger_page.collect([made], {"a_paper": []}, {}, {})
     face = ledger.judge(made, "C1", {"a": 0.0}, {}).to_metadata()
     with pytest.raises(ValueError, match="judges a claim twice"):
-        ledger_page.collect([made], {"a_paper": [face, face]}, {})
+        ledger_page.collect([made], {"a_paper": [face, face]}, {}, {})

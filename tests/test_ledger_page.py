@@ -12,7 +12,7 @@ from bs4 import BeautifulSoup
 from fourfold import ledger, ledger_page, records
 
 
-def claim(part, slug, name, verdict, full="", stale=""):
+def claim(part, slug, name, verdict, full="", full_stale="", evidence="exact", stale=""):
     return {
         "part": part,
         "paper": f"{slug}: a <title>",
@@ -21,8 +21,10 @@ def claim(part, slug, name, verdict, full="", stale=""):
         "statement": f"Statement & {name} of {slug}.",
         "verdict": verdict,
         "measured": "0.5; 3" if verdict in ledger.VERDICTS else "",
-        "full": full,
+        "evidence": evidence if verdict in ledger.VERDICTS else "",
         "stale": stale,
+        "full": full,
+        "full_stale": full_stale,
     }
 
 
@@ -31,7 +33,15 @@ def table():
     return pd.DataFrame(
         [
             claim("optics", "a", "C1", "reproduced", "not reproduced", "fourfold.light, notebook"),
-            claim("optics", "a", "C2", "inconclusive", "reproduced"),
+            claim(
+                "optics",
+                "a",
+                "C2",
+                "inconclusive",
+                "reproduced",
+                evidence="exact + recorded",
+                stale="fourfold.x",
+            ),
             claim("optics", "b", "C1", ledger.UNJUDGED),
             *(claim(part, part, "C1", "beyond this scale") for part in records.PARTS if part != "optics"),
         ]
@@ -58,7 +68,7 @@ def test_every_claim_is_one_row_with_an_address_of_its_own(table):
     assert [row["id"] for row in rows[:3]] == ["a-C1", "a-C2", "b-C1"]
     assert len({row["id"] for row in rows}) == len(table)
     first = rows[0]
-    assert (first["data-part"], first["data-quick"], first["data-full"]) == (
+    assert (first["data-part"], first["data-verdict"], first["data-full"]) == (
         "optics",
         "reproduced",
         "not reproduced",
@@ -66,6 +76,8 @@ def test_every_claim_is_one_row_with_an_address_of_its_own(table):
     assert first.has_attr("data-stale")
     assert not rows[1].has_attr("data-stale")
     assert "stale: light, notebook changed since" in first.get_text()
+    assert "exact + recorded" in rows[1].get_text()
+    assert "stale: x changed since" in rows[1].get_text()
     assert first.select_one(".permalink")["href"] == "#a-C1"
     assert "Statement & C1 of a." in first.get_text()
     assert "measured: 0.5; 3" in first.get_text()
@@ -78,7 +90,15 @@ def test_counts_add_up_and_lead_to_what_they_count(table):
     assert [td.text for td in lines["optics"].select("td")] == ["2", "1", "0", "1", "0", "1"]
     assert [td.text for td in lines["all"].select("td")] == ["7", "1", "0", "1", "5", "1"]
     link = urlsplit(lines["optics"].select_one("a")["href"])
-    assert parse_qs(link.query) == {"quick": ["reproduced"], "part": ["optics"]}
+    assert parse_qs(link.query) == {"verdict": ["reproduced"], "part": ["optics"]}
+
+
+def test_a_claim_that_waits_for_its_seeds_has_a_word_and_a_count(table):
+    assert ledger.UNRECORDED not in ledger_page.counts(table)
+    waiting = pd.concat([table, pd.DataFrame([claim("theory", "z", "C1", ledger.UNRECORDED)])])
+    assert soup(ledger_page.counts(waiting)).select("thead th")[-1].text == "○ not recorded yet"
+    square = soup(ledger_page.strip(waiting)).select(".claims a")[-1]
+    assert square["href"] == "theory/z.html#z-C1"
 
 
 def test_a_chapter_that_failed_says_so_and_leads_to_its_error(table):
@@ -93,7 +113,7 @@ def test_downloads_carry_every_row(table):
     files = ledger_page.downloads(table)
     read = list(csv.DictReader(io.StringIO(files["ledger.csv"])))
     assert [row["statement"] for row in read] == table.statement.tolist()
-    assert json.loads(files["ledger.json"])[0]["stale"] == "fourfold.light, notebook"
+    assert json.loads(files["ledger.json"])[0]["full_stale"] == "fourfold.light, notebook"
 
 
 def test_the_book_has_a_row_for_every_claim_of_every_record(monkeypatch):

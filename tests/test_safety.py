@@ -249,7 +249,7 @@ import importlib
 for room in {[".".join(path.relative_to(ROOT / "src").with_suffix("").parts) for path in ROOMS]}:
     importlib.import_module(room.removesuffix(".__init__"))
 from e3nn import o3
-from fourfold import benchmark, datasets, full, image_pairs, images, records, tables
+from fourfold import benchmark, datasets, image_pairs, images, recorded, records, tables
 from fourfold.frequency import svt
 datasets.digits()
 images.photographs(list(images.PHOTOGRAPHS), 16)
@@ -258,7 +258,7 @@ images.mnist5k(1, 1)
 [tables.load(name) for name in tables.NAMES]
 svt.filters()
 o3.wigner_3j(1, 1, 2)
-[full.load(path.stem) for path in full.FULL_RUNS.glob("*.json")]
+[recorded.load(path.stem, tier) for tier in recorded.TIERS for path in (recorded.DATA / tier).glob("*.json")]
 [benchmark.load(*path.stem.split(".")) for path in benchmark.RECORDS.glob("*.json")]
 records.load_all()
 """

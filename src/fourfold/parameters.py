@@ -26,10 +26,10 @@ class ParameterError(ValueError):
 
 def _hint(spec: Parameter, value: object) -> str:
     """How to pass the value that was probably meant."""
-    if isinstance(value, (list, tuple)):
-        return f"; at most {spec.longest} values, got {len(value)}" if len(value) > spec.longest else ""
     if spec.type.startswith("list"):
-        return "; pass a list with -y 'name: [a, b]'"
+        if not isinstance(value, (list, tuple)):
+            return "; pass a list with -y 'name: [a, b]'"
+        return f"; at most {spec.longest} values, got {len(value)}" if len(value) > spec.longest else ""
     if not isinstance(value, str):
         return ""
     if spec.type == "bool" and value.lower() in ("true", "false", "yes", "no"):
@@ -63,7 +63,7 @@ def _fits(value: object, spec: Parameter) -> bool:
     kind = spec.type[5:-1]
     return (
         isinstance(value, (list, tuple))
-        and 0 < len(value) <= spec.longest
+        and spec.shortest <= len(value) <= spec.longest
         and all(_scalar_fits(kind, item, spec) for item in value)
         and (spec.repeats or len(set(value)) == len(value))
     )

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 import yaml
 from typing_extensions import TypedDict
@@ -31,7 +31,8 @@ class Verdict(TypedDict):
     """What the judge said of a claim, as far as pages and later verdicts read it."""
 
     claim: str
-    criteria: str
+    criteria: NotRequired[str]
+    """A hash of what it was judged by; the oldest full runs have none."""
     verdict: ledger.Word
     findings: list[dict[str, Any]]
 
@@ -116,7 +117,7 @@ def read(slug: str, tier: Tier) -> dict[str, Any] | None:
 
 
 def load(slug: str, tier: Tier) -> dict[str, Any] | None:
-    """The recorded run with ``stale``: the names of sources that changed since; None if there is none.
+    """The recorded run with ``stale``: names of sources that changed since, and criteria; None if none.
 
     Raises ``RecordError`` naming the file if it is not a whole `Run`.
     """
@@ -124,7 +125,12 @@ def load(slug: str, tier: Tier) -> dict[str, Any] | None:
 
     entry = read(slug, tier)
     if entry is not None:
+        record = records.load(slug)
+        today = {claim.id: ledger.digest(claim) for claim in record.claims}
+        then = {verdict["claim"]: verdict.get("criteria") for verdict in entry["verdicts"]}
         entry["stale"] = dependencies.changed(entry["sources"], sources(slug))
+        if any(then[claim] != today.get(claim) for claim in then):
+            entry["stale"].append("criteria")
     return entry
 
 
@@ -136,8 +142,7 @@ def face(record: Record, run: Mapping[str, Any] | None, claim_id: str) -> dict[s
     if run is None or run["parameters"] != record.values("recorded"):
         return None
     now = ledger.digest(record.claim(claim_id))
-    found = [v for v in run["verdicts"] if v["claim"] == claim_id and v["criteria"] == now]
-    return found[0] if found else None
+    return next((v for v in run["verdicts"] if (v["claim"], v.get("criteria")) == (claim_id, now)), None)
 
 
 def about(run: Mapping[str, Any]) -> str:

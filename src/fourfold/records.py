@@ -193,7 +193,7 @@ ParameterType = Literal["int", "float", "bool", "str", "list[int]", "list[float]
 
 
 def _plain(number: float) -> str:
-    return str(int(number)) if number == int(number) else f"{number:g}"
+    return str(int(number)) if number == int(number) and abs(number) < 1e7 else f"{number:g}"
 
 
 class Parameter(_Model):
@@ -212,6 +212,8 @@ class Parameter(_Model):
     choices: list[str] | list[int] | None = None
     repeats: bool = False
     """Whether a list may hold a value twice."""
+    shortest: int = Field(default=1, ge=1)
+    """Values in a list, at least."""
     longest: int = Field(default=100, ge=1)
     """Values in a list, at most: one more than the default is a mistake, and would run for days."""
     multiple_of: "Name | int | None" = None
@@ -256,6 +258,8 @@ class Parameter(_Model):
         words += "".join(f", {rule} {other}" for other, rule in rules if other is not None)
         if self.type.startswith("list"):
             words = f"each {words}" + ("" if self.repeats else ", no repeats")
+            if self.shortest > 1:
+                words += f", at least {self.shortest} values"
             if self.longest < 100:
                 words += f", at most {self.longest} value{'s' if self.longest > 1 else ''}"
             if self.long_as:

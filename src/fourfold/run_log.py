@@ -104,12 +104,11 @@ def seconds(notebook: Path) -> dict[str, float]:
 
 def _run(run: dict[str, Any], spent: float) -> dict[str, Any]:
     values = run["parameters"]
-    first, number = values.get("seed"), values.get("seeds", 1)
     return {
         "chapter": run["paper"],
         "profile": run["profile"],
         "seconds": round(spent),
-        "seeds": "–" if first is None else f"{first}" if number == 1 else f"{first} to {first + number - 1}",
+        "seeds": recorded.seeds(values),
         "started (UTC)": run["started"].removesuffix("+00:00").replace("T", " "),
         "processor": f"{run['processor']}, {run['cores']} cores",
         "Python": run["python"],

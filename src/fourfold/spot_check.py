@@ -70,6 +70,8 @@ def _means(quantity: Quantity, recorded: np.ndarray, here: np.ndarray) -> SpotCh
     n, m = len(recorded), len(here)
     if n < 2 or not np.isfinite(recorded).all():
         return SpotCheck(None, "this run cannot tell: the recorded values have no spread")
+    if not np.isfinite(here).all():
+        return SpotCheck(False, "this run disagrees: it has a value that is not a number")
     standard_error = float(np.std(recorded, ddof=1)) * math.sqrt(1 / m + 1 / n)
     allowed = float(stats.t.isf(FALSE_ALARM / 2, n - 1)) * standard_error + quantity.resolution
     if abs(float(here.mean() - recorded.mean())) <= allowed:

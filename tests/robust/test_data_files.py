@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourfold import benchmark, datasets, full, records
+from fourfold import benchmark, datasets, recorded, records
 
 TIMES = 20
 
@@ -171,7 +171,8 @@ def test_a_server_that_lies_leaves_nothing(fault, cifar, tmp_path, what, damage)
 
 KINDS = {
     "record of a paper": (records.PAPERS, "*.yml"),
-    "recorded full run": (full.FULL_RUNS, "*.json"),
+    "recorded run": (recorded.DATA / "recorded", "*.json"),
+    "recorded full run": (recorded.DATA / "full", "*.json"),
     "recorded benchmark": (benchmark.RECORDS, "*.json"),
 }
 
@@ -181,9 +182,10 @@ def read(path: Path):
     if path.suffix == ".yml":
         return records.read(path)
     with pytest.MonkeyPatch.context() as elsewhere:
-        elsewhere.setattr(full, "FULL_RUNS", path.parent)
+        elsewhere.setattr(recorded, "DATA", path.parent.parent)
         elsewhere.setattr(benchmark, "RECORDS", path.parent)
-        return full.load(path.stem) if path.parent.name == "full" else benchmark.load(path.stem)
+        tier = path.parent.name
+        return recorded.load(path.stem, tier) if tier in recorded.TIERS else benchmark.load(path.stem)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,116 @@
+"""Recorded runs: what is kept, what makes it stale, and what is refused."""
+
+import json
+
+import nbformat
+import pytest
+import yaml
+
+from fourfold import ledger, parameters, recorded, records
+from fourfold.machine import machine
+
+RECORD = records.load("gaunt_tensor_product")
+
+
+@pytest.mark.parametrize("tier", recorded.TIERS)
+def test_parameters_file_is_the_tiers_profile_even_through_yaml(tier):
+    for record in records.chapters():
+        read = yaml.safe_load(recorded.parameters_file(record.slug, tier))
+        found = parameters.profile(record, parameters.validate(record, read))
+        assert found == tier or record.values(tier) == record.values("quick")
+
+
+def test_every_chapter_with_seeds_records_twenty_fresh_ones():
+    for record in records.chapters():
+        if any("recorded" in claim.evidence for claim in record.claims):
+            values, quick = record.values("recorded"), record.values("quick")
+            assert (values["seed"], values["seeds"]) == (1000, 20), record.slug
+            assert {name for name in values if values[name] != quick[name]} == {"seeds"}, record.slug
+
+
+def test_sources_are_all_that_the_numbers_depend_on_and_nothing_else():
+    names = set(recorded.sources("convsharevit"))
+    assert {"notebook", "fourfold.optics.convsharevit", "fourfold.light"} <= names
+    assert {"fourfold.attention", "fourfold.datasets", "fourfold.training"} <= names
+    unread = {"recorded", "ledger", "spot_check", "book", "figures"}
+    assert not {f"fourfold.{room}" for room in unread} & names
+
+
+def executed(path, profile="full", status="completed", **claim):
+    (first, *_) = RECORD.claims
+    run = {
+        "kind": "run",
+        "paper": RECORD.slug,
+        "profile": profile,
+        "parameters": RECORD.values("recorded"),
+        **machine(),
+    }
+    judged = {
+        "kind": "verdict",
+        "claim": first.id,
+        "criteria": ledger.digest(first),
+        "verdict": "reproduced",
+        "findings": [],
+    }
+    kept = {"kind": "data", "paper": RECORD.slug, "name": "recall", "data": {"a": [1.0]}}
+    faces = (run, judged | claim, kept)
+    outputs = [nbformat.v4.new_output("display_data", {}, metadata={"fourfold": face}) for face in faces]
+    cell = nbformat.v4.new_code_cell("run", outputs=outputs, metadata={"papermill": {"status": status}})
+    node = nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {"duration": 61.7}})
+    nbformat.write(node, path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _data(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorded, "DATA", tmp_path / "data")
+
+
+@pytest.mark.parametrize("tier", recorded.TIERS)
+def test_keep_and_load(tmp_path, tier):
+    assert recorded.load(RECORD.slug, tier) is None
+    file = recorded.keep(RECORD.slug, tier, executed(tmp_path / "ran.ipynb", profile=tier))
+    run = recorded.load(RECORD.slug, tier)
+    assert (run["seconds"], run["profile"], run["data"], run["stale"]) == (
+        62,
+        tier,
+        {"recall": {"a": [1.0]}},
+        [],
+    )
+
+    entry = json.loads(file.read_text())
+    entry["sources"]["fourfold.spectra"] = "0" * 16
+    del entry["sources"]["notebook"]
+    entry["verdicts"][0]["criteria"] = "0" * 16
+    file.write_text(json.dumps(entry))
+    assert recorded.load(RECORD.slug, tier)["stale"] == ["fourfold.spectra", "notebook", "criteria"]
+
+
+def test_a_claim_is_found_only_under_todays_criteria_and_parameters(tmp_path):
+    first = RECORD.claims[0].id
+    recorded.keep(RECORD.slug, "recorded", executed(tmp_path / "ran.ipynb", profile="recorded"))
+    run = recorded.read(RECORD.slug, "recorded")
+    assert recorded.face(RECORD, run, first)["verdict"] == "reproduced"
+    assert recorded.face(RECORD, run, RECORD.claims[1].id) is None
+    assert recorded.face(RECORD, None, first) is None
+    assert recorded.face(RECORD, run | {"parameters": RECORD.values("quick")}, first) is None
+    path = executed(tmp_path / "ran.ipynb", profile="recorded", criteria="0" * 16)
+    recorded.keep(RECORD.slug, "recorded", path)
+    assert recorded.face(RECORD, recorded.read(RECORD.slug, "recorded"), first) is None
+
+
+def test_only_a_finished_run_with_the_tiers_parameters_is_kept(tmp_path):
+    with pytest.raises(ValueError, match="ran with quick parameters; data/full keeps full ones"):
+        recorded.keep(RECORD.slug, "full", executed(tmp_path / "ran.ipynb", profile="quick"))
+    with pytest.raises(ValueError, match="ran with full parameters; data/recorded keeps recorded ones"):
+        recorded.keep(RECORD.slug, "recorded", executed(tmp_path / "ran.ipynb"))
+    with pytest.raises(ValueError, match="did not run to its end"):
+        recorded.keep(RECORD.slug, "full", executed(tmp_path / "ran.ipynb", status="failed"))
+    assert not recorded.DATA.exists()
+
+
+def test_seeds_in_words():
+    assert recorded.seeds({"seed": 3, "seeds": 1}) == "seed 3"
+    assert recorded.seeds({"seed": 3}) == "seed 3"
+    assert recorded.seeds({"seed": 1000, "seeds": 20}) == "seeds 1000 to 1019"
+    assert recorded.seeds({}) == "no seeds"
