@@ -128,6 +128,8 @@ def _assigned(record: Record, namespace: Mapping[str, Any]) -> dict[str, str]:
     In a notebook they are those of papermill's cell and of the parameters cell, as they were last executed:
     ``In`` has the source of every cell that ran, and the last one is the cell that asks.
     """
+    if "__name__" in namespace and "In" not in namespace:  # a script: nobody injects anything
+        return {}
     if "In" not in namespace:
         return {name: repr(value) for name, value in namespace.items()}
     found: dict[str, str] = {}
