@@ -7,6 +7,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export JUPYTER_PATH := $(CURDIR)/workflow/jupyter
 BUILD = python -m fourfold.build --quiet rules --profile $(PROFILE)
 READY = .venv/.ready
+# One thread a process: tests and chapters run beside one another, and threads would change numbers.
+PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(if $(KERNELS),python tests/processors.py $(KERNELS)) \
+	pytest --numprocesses auto --dist loadscope --nbval --nbval-current-env
+# Chapters of seconds, which `make test` runs once more as readers do.
+CHEAP = notebooks/frequency/gaunt_tensor_product.ipynb notebooks/optics/holobeam.ipynb
 
 .PHONY: help book test chapter record full sweep bench faults sync new serve lock audit clean
 
@@ -25,7 +30,12 @@ book: $(READY) ## run the chapters that are not up to date and build the HTML
 
 test: $(READY) ## unit, oracle, property, record, notebook and site tests, style and types
 	ruff check . && ruff format --check . && mypy
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 pytest --numprocesses auto --dist loadscope --nbval --nbval-current-env
+	$(BUILD) chapters
+	$(PYTEST) -m "not faults" tests $(CHEAP)
+
+.PHONY: nbval
+nbval: $(READY) ## run every chapter anew and compare, as readers do; KERNELS=old: as an old processor would
+	$(PYTEST) notebooks
 
 chapter: need-name ## run one chapter: NAME=convsharevit
 	$(BUILD) $$(python -m fourfold.book chapter $(NAME))

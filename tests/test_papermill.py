@@ -5,45 +5,76 @@ import sys
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 
-from fourfold import records
-from fourfold.records import ROOT
+from fourfold import records, runs
+from fourfold.parameters import ParameterError
 
 PAPERMILL = Path(sys.executable).with_name("papermill")
+CHEAPEST = records.load("gaunt_tensor_product")
+# What papermill makes of `-p seeds true` and of a file with 1e-3 is text.
+WRONG = {"seed": -1, "sed": 7, "frequency": "1e-3", "seeds": "true"}
 
 
-def papermill(folder, *arguments):
-    return subprocess.run(
-        [PAPERMILL, "--no-progress-bar", *arguments], cwd=folder, capture_output=True, text=True, check=False
+def pair(record):
+    return runs.NOTEBOOKS / record.part / f"{record.slug}.ipynb"
+
+
+def refusals(record):
+    """What is said of each of the wrong parameters."""
+    return (
+        "seed = -1: expected int, ",
+        "seeds = 'true': expected int, ",
+        f"sed = 7: {record.slug} has no such parameter; did you mean 'seed'?",
+        f"frequency = '1e-3': {record.slug} has no such parameter",
     )
 
 
 @pytest.mark.parametrize("record", records.chapters(), ids=lambda record: record.slug)
 class TestChapter:
-    @pytest.fixture
-    def notebook(self, record):
-        return ROOT / "notebooks" / record.part / f"{record.slug}.ipynb"
+    def test_papermill_knows_every_parameter(self, record):
+        known = papermill.inspect_notebook(pair(record))
+        assert {name: spec["inferred_type_name"] for name, spec in known.items()} == {
+            name: spec.type for name, spec in record.parameters.items()
+        }
 
-    def test_papermill_lists_every_parameter(self, record, notebook, tmp_path):
-        listed = papermill(tmp_path, "--help-notebook", notebook)
-        assert listed.returncode == 0
-        for name, spec in record.parameters.items():
-            assert f"  {name}: {spec.type} (default" in listed.stdout
+    def test_wrong_parameters_are_refused_before_any_compute(self, record):
+        defaults, opening, *_ = runs.code_cells(nbformat.read(pair(record), as_version=4))
+        namespace = {}
+        exec(defaults.source, namespace)
+        namespace |= WRONG
+        with pytest.raises(ParameterError) as refused:
+            exec(opening.source, namespace)
+        for words in refusals(record):
+            assert words in str(refused.value)
 
-    def test_wrong_parameters_stop_the_run_before_any_compute(self, record, notebook, tmp_path):
-        (tmp_path / "given.yml").write_text("seed: -1\nsed: 7\nfrequency: 1e-3\n")
-        run = papermill(tmp_path, "-f", "given.yml", "-p", "seeds", "true", notebook, "out.ipynb")
-        assert run.returncode != 0
-        for words in (
-            "seed = -1: expected int, ",
-            "seeds = 'true': expected int, ",
-            f"sed = 7: {record.slug} has no such parameter; did you mean 'seed'?",
-            f"frequency = '1e-3': {record.slug} has no such parameter",
-        ):
-            assert words in run.stderr
-        cells = [
-            c for c in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells if c.cell_type == "code"
-        ]
-        # The parameters, papermill's own cell, and the one that refused.
-        assert sum(cell.execution_count is not None for cell in cells) == 3
+
+def test_a_papermill_that_is_given_wrong_parameters_ends_with_the_cell_that_refuses(tmp_path):
+    (tmp_path / "given.yml").write_text("seed: -1\nsed: 7\nfrequency: 1e-3\n")
+    passed = ["-f", "given.yml", "-p", "seeds", "true", pair(CHEAPEST), "out.ipynb"]
+    ended = subprocess.run(
+        [PAPERMILL, "--no-progress-bar", *passed], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ended.returncode != 0
+    for words in refusals(CHEAPEST):
+        assert words in ended.stderr
+    cells = runs.code_cells(nbformat.read(tmp_path / "out.ipynb", as_version=4))
+    # The parameters, papermill's own cell, and the one that refused.
+    assert sum(cell.execution_count is not None for cell in cells) == 3
+    (given,) = [cell for cell in cells if "injected-parameters" in cell.metadata.tags]
+    namespace = {}
+    exec(given.source, namespace)
+    assert {name: namespace[name] for name in WRONG} == WRONG
+
+
+def test_papermill_lists_parameters_for_a_reader(tmp_path):
+    listed = subprocess.run(
+        [PAPERMILL, "--help-notebook", pair(CHEAPEST)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name, spec in CHEAPEST.parameters.items():
+        assert f"  {name}: {spec.type} (default" in listed.stdout

@@ -35,7 +35,7 @@ def test_a_path_with_spaces_and_umlauts(fault, reference, tmp_path):
     assert book.ledger() == reference.ledger()
 
 
-@pytest.mark.parametrize(("cores", "threads"), [(1, 4), (2, 2)])
+@pytest.mark.parametrize(("cores", "threads"), [pytest.param(1, 4, marks=pytest.mark.faults), (2, 2)])
 def test_cores_and_threads(fault, reference, fresh, cores, threads):
     row = fault(
         "Other cores and threads",

@@ -27,17 +27,19 @@ def row_of(book: SmallBook, claim: str) -> dict:
 @pytest.mark.parametrize(
     ("name", "how", "line", "shown"),
     [
-        (
+        pytest.param(
             "A chapter raises",
             "an exception in the module of one of three chapters, then its cure",
             "raise ZeroDivisionError('the die has no faces')",
             "ZeroDivisionError: the die has no faces",
+            marks=pytest.mark.faults,
         ),
-        (
+        pytest.param(
             "A kernel ends by itself",
             "os._exit(3) in one of three chapters, then its cure",
             "import os; os._exit(3)",
             "DeadKernelError",
+            marks=pytest.mark.faults,
         ),
         (
             "A kernel is killed",
@@ -78,6 +80,7 @@ def test_a_chapter_that_fails(fault, reference, built, name, how, line, shown):
     assert built.ledger() == reference.ledger()
 
 
+@pytest.mark.faults
 def test_disk_full(fault, reference, tmp_path, enter):
     row = fault(
         "The disk is full",
@@ -118,6 +121,7 @@ def test_disk_full(fault, reference, tmp_path, enter):
     assert seen.ledger() == reference.ledger()
 
 
+@pytest.mark.faults
 def test_damaged_runs(fault, reference, built):
     row = fault(
         "A run is damaged",
@@ -219,6 +223,7 @@ fcntl.ioctl(socket.socket(), SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP)
 REACH_OUT = "import socket; socket.create_connection(('192.0.2.1', 80), 1)"
 
 
+@pytest.mark.faults
 def test_no_network(fault, reference, fresh, enter):
     row = fault("No network", "a clean build in a network namespace that has nothing but its own loopback")
     book = SmallBook(fresh.root, enter("net"))

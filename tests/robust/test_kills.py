@@ -7,6 +7,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from .small_book import CHAPTERS, SmallBook, make
 
 KILLS = 20
@@ -35,6 +37,31 @@ def wait_for(condition, what: str, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
+def killed(times: int, seconds: float, folder: Path) -> list[SmallBook]:
+    """Books whose builds were killed ``times`` times, each within ``seconds``, and that are built at last."""
+    chance = random.Random(2026)
+    pristine = make(folder / "pristine")
+    for drawn in (pristine.root / "book" / "_generated").iterdir():
+        drawn.unlink()  # the cover is drawn here, so that a kill can hit it too
+    books: list[SmallBook] = []
+    kills = 0
+    while kills < times:
+        book = pristine.copy(folder / f"book-{len(books)}")
+        books.append(book)
+        finished = False
+        while not finished:
+            build = book.start("make", "book", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                # The last book is left to finish.
+                finished = build.wait(chance.uniform(0, seconds) if kills < times else None) == 0
+                assert finished, f"a build after {kills} kills failed"
+            except subprocess.TimeoutExpired:
+                kill(build, ("all", "make", "Snakemake")[kills % 3])
+                kills += 1
+    return books
+
+
+@pytest.mark.faults
 def test_killed_at_random_moments(fault, undisturbed, tmp_path):
     row = fault(
         "The build is killed",
@@ -42,28 +69,10 @@ def test_killed_at_random_moments(fault, undisturbed, tmp_path):
         "then make book again",
     )
     reference, duration = undisturbed
-    chance = random.Random(2026)
-    pristine = make(tmp_path / "pristine")
-    for drawn in (pristine.root / "book" / "_generated").iterdir():
-        drawn.unlink()  # the cover is drawn here, so that a kill can hit it too
-    books: list[SmallBook] = []
-    kills = lost = 0
-    while kills < KILLS:
-        book = pristine.copy(tmp_path / f"book-{len(books)}")
-        books.append(book)
-        finished = False
-        while not finished:
-            build = book.start("make", "book", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            try:
-                # The last book is left to finish.
-                finished = build.wait(chance.uniform(0, duration) if kills < KILLS else None) == 0
-                assert finished, f"a build after {kills} kills failed"
-            except subprocess.TimeoutExpired:
-                kill(build, ("all", "make", "Snakemake")[kills % 3])
-                kills += 1
-        lost += book.lost(reference)
+    books = killed(KILLS, duration, tmp_path)
+    lost = sum(book.lost(reference) for book in books)
     row.measured(
-        times=kills,
+        times=KILLS,
         lost=lost,
         repeated=sum(book.started().total() for book in books) - len(CHAPTERS) * len(books),
     )
@@ -71,6 +80,15 @@ def test_killed_at_random_moments(fault, undisturbed, tmp_path):
     assert all(book.ledger() == reference.ledger() for book in books)
 
 
+def test_killed_once_in_each_way(undisturbed, tmp_path):
+    """The same in a minute, without a row of its own."""
+    reference, duration = undisturbed
+    books = killed(3, duration, tmp_path)
+    assert sum(book.lost(reference) for book in books) == 0
+    assert all(book.ledger() == reference.ledger() for book in books)
+
+
+@pytest.mark.faults
 def test_a_run_that_outlives_its_build_cannot_bring_old_numbers(fault, reference, built, tmp_path):
     row = fault(
         "A run outlives its killed build",

@@ -120,6 +120,7 @@ def test_book(fault, reference, book):
     assert {job["node"] for job in jobs} == set(NODES)
 
 
+@pytest.mark.faults
 def test_sweep(book, tmp_path):
     (book.root / "sweeps").mkdir()
     (book.root / "sweeps" / "dice.yml").write_text(SWEEP)
@@ -155,6 +156,7 @@ def test_node_dies(fault, reference, book):
     assert missing == 0
 
 
+@pytest.mark.faults
 def test_node_restarts(fault, reference, book):
     row = fault(
         "A cluster's node restarts",
@@ -179,6 +181,7 @@ def test_node_restarts(fault, reference, book):
     assert missing == 0
 
 
+@pytest.mark.faults
 def test_controller_restarts(fault, reference, book):
     row = fault(
         "A cluster's controller restarts",

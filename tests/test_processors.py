@@ -1,0 +1,43 @@
+"""A chapter says the same on another processor, as far as this one can do as if it were another."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from fourfold import records, runs
+
+from .processors import KERNELS
+from .replay import compare
+
+pytestmark = pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"),
+    reason="the kernels of other processors are known for x86 alone",
+)
+SAMPLE = records.load("snn")
+LOADED = """
+import numpy, scipy.linalg, threadpoolctl, torch
+from numpy._core._multiarray_umath import __cpu_features__ as features
+print(torch.backends.cpu.get_cpu_capability())
+print(sorted({pool["architecture"] for pool in threadpoolctl.threadpool_info() if "architecture" in pool}))
+print([name for name in ("X86_V3", "X86_V4", "AVX512_ICL", "AVX512_SPR") if features[name]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [("avx2", ["AVX2", "['Haswell']", "['X86_V3']"]), ("old", ["DEFAULT", "['Nehalem']", "[]"])],
+)
+def test_the_libraries_take_the_kernels_that_they_are_told(kind, found):
+    command = [sys.executable, "-W", "error::ImportWarning", "-c", LOADED]
+    said = subprocess.run(command, env=os.environ | KERNELS[kind], capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines() == found
+
+
+def test_a_chapter_prints_the_same_under_old_kernels(tmp_path, request):
+    page, run = runs.NOTEBOOKS / SAMPLE.part / f"{SAMPLE.slug}.md", tmp_path / "old.ipynb"
+    command = [sys.executable, "-m", "fourfold.run", page, run]
+    subprocess.run(command, env=os.environ | KERNELS["old"], check=True)
+    compare(page.with_suffix(".ipynb"), run, request.session)
