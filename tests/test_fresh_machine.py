@@ -139,8 +139,10 @@ def post_build(tmp_path):
     return call
 
 
-def test_a_build_without_cuda_is_passed_over_where_none_is_offered(post_build):
-    done, installed = post_build()
+@pytest.mark.parametrize("constraint", ["", "torch<3"], ids=["plain", "constrained"])
+def test_a_build_without_cuda_is_passed_over_where_none_is_offered(post_build, tmp_path, constraint):
+    (tmp_path / "constraints.txt").write_text(constraint)
+    done, installed = post_build(PIP_CONSTRAINT=str(tmp_path / "constraints.txt"))
     assert done.returncode == 0, done.stderr
     assert "No build of torch without CUDA here" in done.stdout
     assert installed == {"setuptools-81.0.0", "torch-2.13.0", "fourfold-0.1.0"}
