@@ -1,5 +1,10 @@
 # fourfold: `make book` and `make test` are all that is needed; `make help` lists the rest.
-PYTHON ?= python3.11
+ifeq ($(OS),Windows_NT)
+$(error fourfold runs on Linux and macOS, and on Windows within WSL, the Windows Subsystem for Linux)
+endif
+# The first of these that fourfold supports and that can make an environment; PYTHON=... names another.
+PYTHONS = python3.13 python3.12 python3.11 python3
+SUPPORTED = import ensurepip, sys, venv; sys.exit(not (3, 11, 2) <= sys.version_info < (3, 14))
 PROFILE ?= workflow/profiles/local
 PORT ?= 8000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -12,6 +17,8 @@ PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(if $(KERNELS),python tests/proces
 	pytest --numprocesses auto --dist loadscope --nbval --nbval-current-env
 # Chapters of seconds, which `make test` runs once more as readers do.
 CHEAP = notebooks/frequency/gaunt_tensor_product.ipynb notebooks/optics/holobeam.ipynb
+# One lock for every Python from the oldest on and for every platform; what only some need says so behind a semicolon.
+RESOLVE = uv pip compile --quiet --python .venv/bin/python --universal --python-version 3.11.2 --no-header --no-annotate
 
 .PHONY: help book test chapter record full sweep bench faults sync new serve lock audit clean
 
@@ -19,7 +26,13 @@ help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 24
 
 $(READY): requirements.lock requirements-cpu.lock pyproject.toml postBuild
-	$(PYTHON) -m venv .venv
+	@# An environment that is there stays with its Python; over one of another Python nothing would fit.
+	@for python in $(or $(PYTHON),.venv/bin/python $(PYTHONS)); do \
+		"$$python" -c "$(SUPPORTED)" 2>/dev/null && break; \
+	done || { echo "No Python from 3.11.2 to 3.13 with its venv module (on Debian and Ubuntu the package python3-venv)" \
+		"among $(or $(PYTHON),$(PYTHONS)); PYTHON=/where/it/is names one that is elsewhere." >&2; exit 1; }; \
+	test "$$python" = .venv/bin/python && clear= || clear=--clear; \
+	"$$python" -m venv $$clear .venv
 	./postBuild
 	@touch $@
 
@@ -73,17 +86,15 @@ serve: book ## read the book at http://localhost:8000 (PORT=8000)
 	python -m http.server --directory _build/html --bind localhost $(PORT)
 
 lock: $(READY) ## resolve pyproject.toml anew into requirements.lock, with the hash of every published file
-	pip install --quiet --disable-pip-version-check pip-tools uv
-	@# Pins stay where they can. Hashes would make pip-compile take PyPI's build of torch and pin CUDA with it.
+	pip install --quiet --disable-pip-version-check uv
+	@# Pins stay where they can, and each is one version that fits every Python: other versions, other numbers.
 	sed -i -E -e '/^ /d' -e 's/ \\$$//' requirements.lock
-	pip-compile --quiet --strip-extras --allow-unsafe --extra test --no-header --no-annotate \
-		--no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
-	sed -i -e 's/+cpu$$//' -e '/^#/d' -e '/^$$/d' requirements.lock  # +cpu is pip's choice of build, not a pin
+	$(RESOLVE) --extra test --fork-strategy fewest --output-file requirements.lock pyproject.toml
+	@# What PyPI's build of torch for Linux brings along belongs to no other build.
+	sed -i -E '/^(nvidia|cuda|triton)/d' requirements.lock
 	@# A peer that benchmarks and tests run against; its metadata asks for torchvision, which it never imports.
 	echo optnn==0.1 >> requirements.lock
-	@# By uv, because pip-compile would hash only the build of torch that it took, the one without CUDA.
-	uv pip compile --quiet --python .venv/bin/python --no-deps --generate-hashes --no-header --no-annotate \
-		--output-file requirements.lock requirements.lock
+	$(RESOLVE) --no-deps --generate-hashes --output-file requirements.lock requirements.lock
 
 audit: $(READY) ## look up known vulnerabilities of the pins
 	@# In an environment of its own: what audits the pins is none of them.

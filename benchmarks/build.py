@@ -89,7 +89,8 @@ def _peer(folder: Path) -> str:
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     subprocess.run([str(folder / "bin" / "pip"), "install", "--quiet", NBCONVERT], check=True)
     # Its kernel is its own Python, which sees the book's packages behind nbconvert's.
-    (folder / "lib" / "python3.11" / "site-packages" / "book.pth").write_text(sysconfig.get_path("purelib"))
+    (library,) = folder.glob("lib/python3.*/site-packages")
+    (library / "book.pth").write_text(sysconfig.get_path("purelib"))
     return str(folder / "bin" / "jupyter-nbconvert")
 
 

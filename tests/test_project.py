@@ -4,7 +4,6 @@ import ast
 import json
 import os
 import re
-import subprocess
 import tomllib
 
 import jupytext
@@ -20,11 +19,13 @@ CHAPTERS = records.chapters()
 SLUGS = [record.slug for record in CHAPTERS]
 
 
-def tracked(*patterns):
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return [ROOT / name for name in listed.stdout.split("\0") if name]
+def committed(*folders):
+    """The files of these folders but for what is generated; an exported tree has no git that would know."""
+    generated = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    for path in (path for folder in folders for path in sorted((ROOT / folder).rglob("*")) if path.is_file()):
+        name = path.relative_to(ROOT)
+        if not any(part.match(pattern) for part in (name, *name.parents) for pattern in generated):
+            yield path
 
 
 def names_in(folder, pattern):
@@ -129,7 +130,7 @@ class TestChapter:
 
 
 def test_committed_outputs_tell_nothing_of_a_machine():
-    for path in tracked("notebooks", "data", "book"):
+    for path in committed("notebooks", "data", "book"):
         text = path.read_text(encoding="utf-8", errors="ignore")
         assert not re.search(r"(^|[^A-Za-z0-9_.:/])/(home|root|work|tmp|Users)/", text), path
         if path.suffix == ".ipynb":
@@ -138,11 +139,18 @@ def test_committed_outputs_tell_nothing_of_a_machine():
 
 
 def locked(name):
-    """Name -> (version, hashes) of a file of pins in which nothing else stands but comments."""
+    """Name -> (version, hashes) of a file of pins in which nothing else stands but comments.
+
+    Each name stands there once: another version for another Python would mean other numbers.
+    """
     text = re.sub(r"^#.*\n", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.M)
-    pin = re.compile(r"^([a-z0-9._-]+)==(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})*)\n", flags=re.M)
+    pin = re.compile(
+        r"^([a-z0-9._-]+)==(\S+)(?: ; [^\\\n]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})*)\n", flags=re.M
+    )
     assert pin.sub("", text) == ""
-    return {package: (version, hashes.split()[1::2]) for package, version, hashes in pin.findall(text)}
+    pins = {package: (version, hashes.split()[1::2]) for package, version, hashes in pin.findall(text)}
+    assert len(pins) == len(pin.findall(text))
+    return pins
 
 
 def test_every_pin_is_hashed_for_every_platform():
@@ -165,10 +173,33 @@ def test_lock_environment_and_project_agree():
         assert wanted.specifier.contains(pins[wanted.name.lower()]), (
             f"{line} but the lock has {pins[wanted.name]}"
         )
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-    assert environment["dependencies"] == ["python=3.11", "pip"], "postBuild installs the lock"
     assert os.access(ROOT / "postBuild", os.X_OK)
-    assert project["requires-python"] == ">=3.11,<3.12"
+
+
+def test_every_place_names_the_same_pythons():
+    def text(name):
+        return (ROOT / name).read_text(encoding="utf-8")
+
+    wanted = tomllib.loads(text("pyproject.toml"))
+    oldest, above = re.fullmatch(r">=(3\.\d+\.\d+),<(3\.\d+)", wanted["project"]["requires-python"]).groups()
+    first, last = (int(version.split(".")[1]) for version in (oldest, above))
+    minors = [f"3.{minor}" for minor in range(first, last)]
+    assert wanted["tool"]["ruff"]["target-version"] == f"py3{first}"
+    makefile = text("Makefile")
+    newest_first = " ".join(f"python{minor}" for minor in reversed(minors))
+    assert f"PYTHONS = {newest_first} python3\n" in makefile
+    numbers = [f"({version.replace('.', ', ')})" for version in (oldest, above)]
+    assert f"not {numbers[0]} <= sys.version_info < {numbers[1]}" in makefile
+    assert f"--python-version {oldest} " in makefile
+    assert f"from {oldest} to {minors[-1]} " in makefile
+    environment = yaml.safe_load(text("environment.yml"))
+    assert environment["dependencies"] == [f"python={minors[-1]}", "pip"], "postBuild installs the lock"
+    image = json.loads(text(".devcontainer/devcontainer.json"))["image"]
+    assert image.endswith(f"/python:{minors[-1]}")
+    matrix = yaml.safe_load(text(".github/workflows/book.yml"))["jobs"]["build"]["strategy"]["matrix"]
+    assert matrix["python"] == [minors[0], minors[-1]]
+    for name in ("README.md", "book/how_to_rerun.md"):
+        assert f"with Python {oldest} to {minors[-1]}, make and a network" in text(name)
 
 
 def test_citation_file_and_project_agree():

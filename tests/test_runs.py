@@ -2,13 +2,17 @@
 
 import fcntl
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 
 import nbformat
 import pytest
 
 from fourfold import build, run, runs
+from fourfold.records import ROOT
 
 HEADER = "---\nkernelspec:\n  display_name: Python 3\n  language: python\n  name: python3\n---\n"
 CELL = "```{{code-cell}} ipython3\n{}\n```\n"
@@ -65,6 +69,74 @@ def test_a_kernel_needs_no_port_that_another_program_might_take(page):
     assert runs.weave(written, runs.of_page(written)).cells[1].outputs[0].data["text/plain"] == "'ipc'"
 
 
+def test_a_long_tmpdir_is_no_place_for_sockets(page, tmp_path, monkeypatch):
+    long = tmp_path / ("long" * 20)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with run._folder_for_sockets() as folder, socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(f"{folder}/socket-1")
+    assert list(long.iterdir()) == []
+    written = page("1 + 1")
+    run.run(written, runs.of_page(written), {})
+    assert runs.useless(written) is None
+
+
+def test_where_no_socket_can_be_made_is_said(monkeypatch, page):
+    def no_sockets(*_):
+        raise OSError("Operation not supported")
+
+    monkeypatch.setattr(run.socket, "socket", no_sockets)
+    written = page("1 + 1")
+    with pytest.raises(OSError, match=r"no folder for a kernel's sockets in .*/tmp.*: set TMPDIR"):
+        run.run(written, runs.of_page(written), {})
+
+
+@pytest.fixture
+def habits(tmp_path, monkeypatch):
+    """An IPython of the user's that would change what a page prints and computes."""
+    profile = tmp_path / "home" / ".ipython" / "profile_default"
+    (profile / "startup").mkdir(parents=True)
+    (profile / "ipython_config.py").write_text("get_config().InteractiveShell.ast_node_interactivity = 'all'")
+    (profile / "startup" / "00-mine.py").write_text("import numpy\nnumpy.set_printoptions(precision=2)")
+    (tmp_path / "home" / "startup.py").write_text("import numpy\nnumpy.set_printoptions(precision=3)")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("IPYTHONDIR", str(profile.parent))
+    monkeypatch.setenv("PYTHONSTARTUP", str(tmp_path / "home" / "startup.py"))
+    yield
+    assert list(profile.parent.rglob("history*")) == []
+
+
+CELLS = ("1\n2", "import numpy\nnumpy.array([1 / 3])")
+PRINTED = ["2", "array([0.33333333])"]
+
+
+@pytest.mark.usefixtures("habits")
+def test_a_run_is_deaf_to_the_users_ipython(page):
+    written = page(*CELLS)
+    run.run(written, runs.of_page(written), {})
+    woven = runs.weave(written, runs.of_page(written))
+    assert [o.data["text/plain"] for cell in woven.cells[1:] for o in cell.outputs] == PRINTED
+
+
+@pytest.mark.usefixtures("habits")
+def test_nbval_is_deaf_to_the_users_ipython(tmp_path):
+    cells = [
+        nbformat.v4.new_code_cell(
+            cell,
+            execution_count=i,
+            outputs=[nbformat.v4.new_output("execute_result", {"text/plain": printed}, execution_count=i)],
+        )
+        for i, (cell, printed) in enumerate(zip(CELLS, PRINTED, strict=True), 1)
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "page.ipynb")
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    (tmp_path / "pytest.ini").touch()
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
+
+
 def test_a_damaged_run_is_made_again(page):
     written = page("1 + 1")
     made = runs.of_page(written)
@@ -92,6 +164,16 @@ def test_parameters_come_from_a_file(page, tmp_path):
     assert [file.name for file in tmp_path.glob(".*")] == []
 
 
+def test_a_parameter_that_is_written_twice_stops_the_run(page, tmp_path):
+    (tmp_path / "parameters.yml").write_text("n: 7\nn: 8\n")
+    command = [sys.executable, "-m", "fourfold.run", str(page("1")), str(tmp_path / "out.ipynb")]
+    done = subprocess.run([*command, "-f", str(tmp_path / "parameters.yml")], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "parameters.yml: not valid YAML" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out.ipynb").exists()
+
+
 def test_what_cannot_be_written_is_said_and_nothing_is_left(page, tmp_path):
     (tmp_path / "file").touch()
     command = [sys.executable, "-m", "fourfold.run", str(page("1")), str(tmp_path / "file" / "out.ipynb")]
@@ -111,6 +193,16 @@ def test_a_second_build_waits_for_the_first_and_a_dead_one_holds_nothing(tmp_pat
     os.close(second)
     os.close(build.lock())
     assert capsys.readouterr().err == ""
+
+
+def test_on_windows_a_build_says_what_is_supported():
+    without = "import sys; sys.modules['fcntl'] = None; sys.platform = 'win32'"
+    code = f"from fourfold import build; {without}; build.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "the book cannot be built here: fourfold runs on Linux and macOS, and on Windows within WSL\n"
+    )
 
 
 def test_discarded_is_what_is_useless_and_nothing_else(page, monkeypatch, capsys):

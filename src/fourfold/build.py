@@ -5,7 +5,6 @@ wait; the lock dies with its process, so a killed build leaves none behind. And 
 or is of other code than its page has now is thrown away to be made again.
 """
 
-import fcntl
 import os
 import shutil
 import sys
@@ -20,8 +19,12 @@ def lock() -> int:
     """Wait for other builds of this folder; a descriptor that holds the lock until its process ends.
 
     Raises:
-        OSError: if the folder cannot be written.
+        OSError: if the folder cannot be written, or on Windows.
     """
+    if sys.platform == "win32":
+        raise OSError("fourfold runs on Linux and macOS, and on Windows within WSL")
+    import fcntl  # which Windows has not
+
     BUILD.mkdir(exist_ok=True)
     held = os.open(BUILD / ".lock", os.O_RDWR | os.O_CREAT)
     try:

@@ -7,6 +7,7 @@ decides (`fourfold.runs.failure`). OUTPUT appears whole or not at all.
 import argparse
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -16,12 +17,11 @@ from typing import Any
 import jupytext
 import nbformat
 import papermill
-import yaml
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from fourfold import runs
+from fourfold import records, runs
 
 
 def run(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None:
@@ -45,14 +45,18 @@ def _execute(source: NotebookNode, growing: Path, parameters: Mapping[str, Any])
     try:
         nbformat.write(source, growing)
         # A free port may be taken before the kernel binds it, a socket in a folder of its own may not.
-        # The folder is not ours, since a socket's path has about a hundred characters at most.
-        with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+        with _folder_for_sockets() as own:
             papermill.execute_notebook(
                 growing,
                 growing,
                 dict(parameters),
                 progress_bar=sys.stderr.isatty(),
-                config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/socket"}),
+                config=Config(KernelManager={"transport": "ipc", "ip": f"{own}/socket"}),
+                # What the user's IPython is told to do would change what a page prints and computes.
+                extra_arguments=[
+                    f"--IPKernelApp.ipython_dir={own}",
+                    "--IPKernelApp.exec_PYTHONSTARTUP=False",
+                ],
                 # After its last cell a kernel has nothing to save, and takes seconds to take torch down.
                 shutdown_kernel="immediate",
             )
@@ -63,6 +67,32 @@ def _execute(source: NotebookNode, growing: Path, parameters: Mapping[str, Any])
     except Exception as error:
         # The kernel died or never started: papermill marks neither, and calls the cell completed.
         _mark(growing, error)
+
+
+def _folder_for_sockets() -> tempfile.TemporaryDirectory[str]:
+    """A folder in which sockets can be made: their paths may have about a hundred characters, and not every
+    file system has them, whatever TMPDIR says.
+
+    Raises:
+        OSError: if there is none.
+    """
+    tried = dict.fromkeys([tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR"), "/tmp", "/var/tmp"])
+    for parent in filter(None, tried):
+        try:
+            folder = tempfile.TemporaryDirectory(prefix="kernel-", dir=parent)
+        except OSError:
+            continue
+        try:
+            # As long a name as a kernel's sockets have, and some more.
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.bind(f"{folder.name}/socket-000000")
+        except OSError:
+            folder.cleanup()
+            continue
+        return folder
+    raise OSError(
+        f"no folder for a kernel's sockets in {', '.join(filter(None, tried))}: set TMPDIR to a short one"
+    )
 
 
 def _mark(notebook: Path, error: Exception) -> None:
@@ -80,16 +110,16 @@ def _mark(notebook: Path, error: Exception) -> None:
 
 
 def main() -> None:
-    """The command line. Exit code 0 when there is an OUTPUT, be it a failure; 1 when it cannot be written."""
+    """The command line. Exit code 0 when there is an OUTPUT, be it a failure; 1 when there can be none."""
     parser = argparse.ArgumentParser(prog="python -m fourfold.run", description="Run a notebook.")
     parser.add_argument("notebook", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("-f", "--parameters", type=Path, help="a YAML file of parameters")
     given = parser.parse_args()
-    parameters = yaml.safe_load(given.parameters.read_text(encoding="utf-8")) if given.parameters else {}
     try:
+        parameters = records.read_yaml(given.parameters) if given.parameters else {}
         run(given.notebook, given.output, parameters)
-    except OSError as error:
+    except (OSError, records.RecordError) as error:
         sys.exit(f"{given.notebook} could not be run into {given.output}: {error}")
 
 
