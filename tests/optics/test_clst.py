@@ -16,7 +16,7 @@ from torch.nn.functional import (
 )
 from transformers.models.cvt.modeling_cvt import CvtSelfAttentionConvProjection
 
-from fourfold import cost, signals, training
+from fourfold import cost, parameters, records, signals, training
 from fourfold.optics.clst import (
     KDCNN,
     LSTM,
@@ -365,3 +365,25 @@ REFUSED = [
 def test_bad_input_is_refused_with_the_numbers(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"dims": [24, 36]}, r"dims = \[24, 36\]: expected a multiple of 8"),
+        ({"dims": [8, 8, 16, 16]}, "at most 3 values, got 4"),
+        ({"n_few": 4000}, "n_few = 4000: expected at most n_train, which is 3000"),
+        ({"n_test": 64}, "n_test = 64: expected int, 128..50000"),
+    ],
+)
+def test_parameters_that_cannot_be_built_or_tested_are_refused(given, message):
+    record = records.load("clst")
+    with pytest.raises(parameters.ParameterError, match=message):
+        parameters.validate(record, record.values("quick") | given)
+
+
+def test_the_smallest_test_set_has_every_modulation_at_every_snr():
+    allowed = records.load("clst").parameters
+    levels = list(range(allowed["snrs"].longest))
+    tested = signals.make_frames(int(allowed["n_test"].min), levels, training.stream(0, "test"))
+    assert len(set(zip(tested.labels.tolist(), tested.snr.tolist(), strict=True))) == 8 * len(levels)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, special, stats
 
+from fourfold import parameters, records, training
 from fourfold.optics.holobeam import (
     HMT,
     HOLDS,
@@ -121,6 +122,14 @@ def test_spherical_waves_approach_the_product_as_one_over_distance(m):
     assert abs(spherical_field(m, 0.5, alpha, alpha, 0.05 * fraunhofer) - 1) > 0.5  # the near field does not
 
 
+@pytest.mark.parametrize("m", [8, 9, 32, 57, 64, 301, 2048])
+def test_the_gain_approaches_a_continuous_apertures_as_one_over_m_squared(m):
+    u = 0.3 - np.linspace(-1, 1, 4001)
+    assert (m / 64) ** 2 * np.abs(
+        array_gain(m, 0.5, u) - np.sinc(m * 0.5 * u) ** 2
+    ).max() <= 3e-4  # H1's threshold
+
+
 # --- the grid ---------------------------------------------------------------------------------------------
 
 
@@ -172,6 +181,17 @@ def test_finer_grids_and_wide_spacing_have_more_peaks():
     assert shares[128, 0.25, 1] == 1
     assert max(shares[128, 0.25, 2], shares[128, 0.25, 4]) <= 0.05
     assert max(shares[42, 0.375, 1], shares[32, 0.5, 1]) <= 0.6
+
+
+@pytest.mark.parametrize("side", [24, 25, 31, 64, 257, 4096])
+def test_every_side_that_the_record_allows_has_the_shares_that_are_judged(side):
+    anywhere = random_directions(500, rng(training.stream(0, "anywhere").initial_seed()))[:, :1]
+
+    def share(finer):
+        return is_unimodal(array_gain(side, 0.25, anywhere - beta_grid(side, 0.25, finer))).mean()
+
+    assert share(0.5) == share(1) == 1
+    assert max(share(2), share(4)) <= 0.05
 
 
 # --- pilots -----------------------------------------------------------------------------------------------
@@ -272,6 +292,17 @@ def test_halving_and_even_sampling_stay_within_budget_and_find_what_they_pull(ar
 )
 def test_halving_starts_with_what_the_budget_allows(arms, budget, start):
     assert halving_start(arms, budget) == start
+
+
+def test_halving_could_not_start_with_one_more():
+    def least(start):
+        return start if start <= 2 else start + least(-(-start // 2))
+
+    for arms in (1, 5, 33, 100):
+        for budget in range(1, 220):
+            start = halving_start(arms, budget)
+            assert least(start) <= budget
+            assert start == arms or least(start + 1) > budget
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -383,3 +414,17 @@ def test_surfaces_with_more_peaks_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         HMT.towards(alpha, 64, 64, 0.25, 30)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sides": [128, 16]}, r"sides = \[128, 16\]: expected list\[int\], each 24..4096"),
+        ({"oversample": 3}, "oversample = 3: expected int, 1..2"),
+        ({"budgets": list(range(100, 111))}, "at most 10 values, got 11"),
+    ],
+)
+def test_parameters_that_break_what_is_exact_or_run_for_days_are_refused(given, message):
+    record = records.load("holobeam")
+    with pytest.raises(parameters.ParameterError, match=message):
+        parameters.validate(record, record.values("quick") | given)

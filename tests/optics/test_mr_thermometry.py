@@ -13,6 +13,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import conv2d, pad
 
+from fourfold import parameters, records
 from fourfold.optics.mr_thermometry import (
     CModReLU,
     ComplexBatchNorm2d,
@@ -391,3 +392,23 @@ def test_the_same_seed_makes_the_same_network():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"n": 16, "af": 20}, "af = 20: expected at most n, which is 16"),
+        ({"n": 16, "sweep": [4, 18]}, r"sweep = \[4, 18\]: expected at most n, which is 16"),
+        ({"b0": 7.0}, "b0 = 7.0: expected float, 0.1..3"),
+    ],
+)
+def test_parameters_that_leave_no_column_or_no_phase_are_refused(given, message):
+    record = records.load("mr_thermometry")
+    with pytest.raises(parameters.ParameterError, match=message):
+        parameters.validate(record, record.values("quick") | given)
+
+
+def test_at_the_strongest_field_and_longest_echo_heating_still_has_one_phase():
+    allowed = records.load("mr_thermometry").parameters
+    heating = phantom(32, stream(0, "patient")).heating.max()
+    assert heating * abs(phase_per_degree(allowed["b0"].max, allowed["te"].max)) < 0.9 * math.pi

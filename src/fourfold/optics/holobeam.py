@@ -21,6 +21,7 @@ recall it (four probes, thirds), with 34 % of a phase's pilots kept for the last
 surface does with the second parameter in the first phase is offered both ways (``hold``).
 """
 
+import bisect
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -257,7 +258,7 @@ def halving_start(arms: int, budget: int) -> int:
     def least(start: int) -> int:
         return start if start <= 2 else start + least(-(-start // 2))
 
-    return max((start for start in range(1, arms + 1) if least(start) <= budget), default=0)
+    return bisect.bisect_right(range(1, arms + 1), budget, key=least)
 
 
 def sequential_halving(pull: Pull, arms: int, trials: int, budget: int, rng: Generator) -> Array:
