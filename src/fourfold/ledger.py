@@ -219,8 +219,8 @@ def find(name: str, quantity: Quantity, values: Any) -> Finding:
     role: Role = type(quantity).__name__.lower()  # type: ignore[assignment]
     about = (name, quantity.what, region(quantity).text, role, quantity.evidence)
     if values is None:
-        absent = UNRECORDED if quantity.evidence == "timed" else "not measured at this scale"
-        return Finding(*about, absent if role == "criterion" else "not run", None, "–", None)
+        absent = "not measured at this scale" if role == "criterion" else "not run"
+        return Finding(*about, UNRECORDED if quantity.evidence == "timed" else absent, None, "–", None)
     measured = estimate(quantity, values)
     state = _state(quantity, region(quantity), measured)
     plain = (
