@@ -16,7 +16,7 @@ from torch.nn.functional import (
     pixel_unshuffle,
 )
 
-from fourfold import cost, image_pairs, training
+from fourfold import cost, image_pairs, ledger, parameters, records, training
 from fourfold.restoration.espcn import (
     ACTIVATIONS,
     ESPCN,
@@ -203,6 +203,40 @@ def gain(draw, seed: int = 0) -> float:
 def test_crops_with_their_partners_teach_and_mispaired_ones_do_not():
     assert gain(lambda crops: crops) > -0.5
     assert gain(image_pairs.mispaired) < -1  # the control of E4, at its threshold
+
+
+# --- what the record says ---------------------------------------------------------------------------------
+
+RECORD = records.load("espcn")
+
+
+@pytest.mark.parametrize(("on_learnt", "word"), [(0.3, "reproduced"), (-3.0, "inconclusive")])
+def test_networks_that_are_not_trained_are_no_evidence_for_an_activation(on_learnt, word):
+    gap, none = [0.2] * 6, [0.0] * 6
+    verdict = ledger.judge(
+        RECORD,
+        "E5",
+        {"every_seed": gap, "mean": gap},
+        {"other_seed": none},
+        {"trained": [on_learnt] * 6},
+    )
+    assert verdict.word == word
+
+
+@pytest.mark.parametrize(("same_time", "word"), [(1.0, "reproduced"), (4.0, "inconclusive")])
+def test_srcnn_that_trained_longer_is_no_evidence_at_equal_time(same_time, word):
+    better, worse = [0.2] * 6, [-0.2] * 6
+    conditions = {"trained": better, "same_time": [same_time] * 15}
+    verdict = ledger.judge(
+        RECORD, "E4b", {"over_srcnn": better}, {"mispaired": worse, "bicubic": worse}, conditions
+    )
+    assert verdict.word == word
+
+
+@pytest.mark.parametrize(("name", "value", "of"), [("iters", 13, 10), ("iters_915", 190, 4)])
+def test_steps_that_epochs_do_not_divide_are_refused(name, value, of):
+    with pytest.raises(parameters.ParameterError, match=f"{name} = {value}: expected a multiple of {of}"):
+        parameters.validate(RECORD, RECORD.values("quick") | {name: value})
 
 
 # --- bad input --------------------------------------------------------------------------------------------
