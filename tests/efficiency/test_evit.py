@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from transformers import ViTConfig, ViTModel
 from transformers.models.vit.modeling_vit import ViTEmbeddings
 
-from fourfold import cost
+from fourfold import cost, ledger, parameters, records
 from fourfold.efficiency.evit import (
     FUSED,
     SELECTS,
@@ -174,6 +174,12 @@ def mismatch(rate: float) -> float:
 def test_at_keep_rate_one_it_is_deit_to_the_bit_and_below_it_is_not():
     assert mismatch(1.0) == 0
     assert mismatch(0.7) > 1e-3  # the control of C2
+
+
+def test_a_model_built_at_keep_rate_one_obeys_a_later_one():
+    net, images = small(keep_rate=1.0), normal(4, 1, 12, 12)
+    assert [kept.shape for kept in net.kept(images)] == [(4, 36), (4, 36)]
+    assert [kept.shape for kept in net.kept(images, 0.5)] == [(4, 18), (4, 10)]
 
 
 def test_leaving_out_what_nobody_reads_changes_nothing():
@@ -373,6 +379,29 @@ def test_cluttered_digits_have_noise_around_them_and_are_otherwise_themselves():
     assert on_the_digit().sum() == 16
     assert on_the_digit(1).sum() == 64
     assert on_the_digit().reshape(6, 6)[1:-1, 1:-1].all()
+
+
+# --- what the record says ---------------------------------------------------------------------------------
+
+RECORD = records.load("evit")
+
+
+@pytest.mark.parametrize(("accuracy", "word"), [(90.0, "reproduced"), (12.0, "inconclusive")])
+def test_networks_that_have_not_learnt_lose_nothing_and_show_nothing(accuracy, word):
+    none, much = [0.0, 0.1] * 4, [5.0, 5.1] * 4
+    verdict = ledger.judge(
+        RECORD,
+        "C4a",
+        {"drop_70": none, "drop_50": none},
+        {"random": much, "bottom": much},
+        {"trained": [accuracy] * 8},
+    )
+    assert verdict.word == word
+
+
+def test_features_that_heads_do_not_divide_are_refused():
+    with pytest.raises(parameters.ParameterError, match="heads = 4: expected a divisor of dim, which is 33"):
+        parameters.validate(RECORD, RECORD.values("quick") | {"dim": 33})
 
 
 # --- bad input --------------------------------------------------------------------------------------------

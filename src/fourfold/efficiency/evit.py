@@ -2,7 +2,7 @@
 
 Liang, Ge, Tong, Song, Wang and Xie, "Not All Patches are What You Need: Expediting Vision Transformers via
 Token Reorganizations", arXiv 2202.07800, ICLR 2022. What is not in the text, such as the order of the steps
-in a block and the rounding of token counts, follows the official code (youweiliang/evit); this code is new.
+in a block, follows the official code (youweiliang/evit); this code is new.
 
 Implemented: the reorganisation of tokens (section 3.2 of the paper), DeiT with it, the schedule of its keep
 rate, positions for another resolution (section 4), the cost in closed form, and the way back from kept tokens
@@ -10,7 +10,10 @@ to places in the image.
 
 Departures. Weights start as in ``torch.nn``: DeiT's normal distribution of width 0.02 suits its 384 features,
 and a network of 32 hardly starts to learn from it. No stochastic depth and no dropout, so scores are the
-attention itself. No distillation token: it would stand among the candidates and could be dropped.
+attention itself. No distillation token: it would stand among the candidates and could be dropped. Token
+counts are what whole numbers say; the official code rounds up a product that floating point has made a little
+larger, and so keeps one candidate more at some keep rates: 8 of 100 at 0.07, 56 at 0.55. A model that is
+built at keep rate 1 obeys a keep rate that it is given later; the official one then keeps everything.
 
 Tokens are (batch, N, dim), the class token first. The N - 1 others are the candidates of a reorganisation, a
 token fused earlier among them, always the last.
@@ -57,7 +60,7 @@ def tokens_kept(candidates: int, keep_rate: float) -> int:
         raise ValueError(f"candidates must be >= 1, got {candidates}")
     if not 0 < keep_rate <= 1:
         raise ValueError(f"keep_rate must be > 0 and <= 1, got {keep_rate}")
-    # 0.07 * 100 is 7.000000000000001 in floating point, and must be 7.
+    # 0.07 * 100 is 7.000000000000001 in floating point, and must be 7; the official code keeps 8.
     return max(1, math.ceil(keep_rate * candidates - 1e-9))
 
 
