@@ -1,7 +1,7 @@
 """How the times of four token mixers grow with the number of tokens: AFF, attention, two convolutions.
 
-One image of 32 channels, forward pass without gradients, one thread; the mixers of one size take turns. Each
-row is one mixer on one size: the median of its rounds in seconds, the smallest and the largest.
+One image of 32 channels, forward pass without gradients, one thread; all mixers on all sizes take turns. Each
+row is one mixer on one size, with its seconds in every round.
 """
 
 import statistics
@@ -15,7 +15,7 @@ from fourfold.frequency import affnet
 
 CHANNELS = 32
 SIDES = (16, 20, 24, 28, 32, 40, 48, 64)
-ROUNDS = 5
+ROUNDS = 15
 
 
 def contestants(side: int) -> dict[str, nn.Module]:
@@ -31,18 +31,19 @@ def contestants(side: int) -> dict[str, nn.Module]:
 def main() -> None:
     """Measure, print and keep."""
     training.deterministic()
-    rows = []
+    calls = {}
     for side in SIDES:
         x = torch.randn(1, CHANNELS, side, side, generator=training.stream(0, "map"))
         with training.seeded(0):
-            racing = contestants(side)
-        with torch.no_grad():
-            calls = {name: partial(mixer, x) for name, mixer in racing.items()}
-            samples = benchmark.interleaved(calls, rounds=ROUNDS, at_least=0.05)
-        for name, times in samples.items():
-            row = {"mixer": name, "side": side, "seconds": statistics.median(times)}
-            rows.append({**row, "low": min(times), "high": max(times)})
-            print(f"{name:>10} {side:3d}: {1e3 * row['seconds']:8.3f} ms")
+            calls |= {f"{name} {side}": partial(mixer, x) for name, mixer in contestants(side).items()}
+    # A round has every size, so that an exponent can be fitted to each.
+    with torch.no_grad():
+        samples = benchmark.interleaved(calls, rounds=ROUNDS, at_least=0.05)
+    rows = []
+    for key, times in samples.items():
+        name, side = key.split()
+        rows.append({"mixer": name, "side": int(side), "rounds": times})
+        print(f"{name:>10} {side:>3}: {1e3 * statistics.median(times):8.3f} ms")
     print(benchmark.keep("affnet", rows, channels=CHANNELS, rounds=ROUNDS).name)
 
 

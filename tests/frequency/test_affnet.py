@@ -19,6 +19,7 @@ from fourfold.frequency.affnet import (
     Classifier,
     GlobalDepthwise,
     InvertedResidual,
+    LocalDepthwise,
     Restorer,
     affnet,
     circular_conv,
@@ -31,6 +32,7 @@ from fourfold.frequency.affnet import (
     with_interference,
 )
 from fourfold.mixers import GlobalFilter, SelfAttention
+from fourfold.parameters import ParameterError, validate
 
 EXACT = {"rtol": 0, "atol": 1e-12}  # the record's C1
 MAPS = [(8, 8), (7, 9), (16, 12), (1, 5), (5, 1), (2, 2), (3, 4)]
@@ -177,6 +179,14 @@ def test_kernel_spread_is_deviation_over_norm():
     assert kernel_spread(kernels) == pytest.approx(2**-0.5)
 
 
+def test_a_mask_that_is_shrunk_away_has_neither_spread_nor_shift_error():
+    x = normal(3, 8, 8, 8)
+    idle = strong()
+    idle.shrink = 1e6
+    assert kernel_spread(idle.kernel(x)) == 0
+    assert shift_error(idle, x, (2, 3)) == 0
+
+
 @pytest.mark.parametrize(
     ("mixer", "share"),
     [(AFFMixer(8, shrink=0), 1), (SelfAttention(8), 1), (GlobalFilter(8, 8, 8), 1), (nn.Identity(), 1 / 64),
@@ -184,6 +194,14 @@ def test_kernel_spread_is_deviation_over_norm():
 )  # fmt: skip
 def test_reach(mixer, share):
     assert reach(mixer, normal(1, 8, 8, 8).float()) == share
+
+
+def test_a_local_mixer_is_torchs_convolution_channel_by_channel():
+    mixer, x = LocalDepthwise(4, 7).double(), normal(2, 4, 9, 8)
+    planes = [
+        nn.functional.conv2d(x[:, [c]], mixer.weight[[c]], mixer.bias[[c]], padding=3) for c in range(4)
+    ]
+    torch.testing.assert_close(mixer(x), torch.cat(planes, 1))
 
 
 # --- waves ------------------------------------------------------------------------------------------------
@@ -337,3 +355,17 @@ REFUSED = [
 def test_bad_input_is_refused_with_the_numbers(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"channels": 20}, "^channels = 20: expected a multiple of blocks, which is 8$"),
+        ({"blocks": 3}, "^channels = 16: expected a multiple of blocks, which is 3$"),
+        ({"n_train": 5000}, r"^n_train = 5000: expected int, 64\.\.4000$"),
+    ],
+)
+def test_parameters_that_do_not_go_together_are_refused_by_name(given, message):
+    record = records.load("affnet")
+    with pytest.raises(ParameterError, match=message):
+        validate(record, record.values("quick") | given)

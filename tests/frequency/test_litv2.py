@@ -11,7 +11,7 @@ from transformers import PvtConfig, SwinConfig
 from transformers.models.pvt.modeling_pvt import PvtEfficientSelfAttention
 from transformers.models.swin.modeling_swin import SwinAttention
 
-from fourfold import cost, spectra
+from fourfold import cost, records, spectra
 from fourfold.frequency.litv2 import (
     MSA,
     SIZES,
@@ -30,6 +30,7 @@ from fourfold.frequency.litv2 import (
     split_heads,
     to_windows,
 )
+from fourfold.parameters import ParameterError, validate
 from fourfold.training import Recipe, seeded, shuffled, train
 
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -378,3 +379,18 @@ def test_bad_input_is_refused_with_the_numbers(call, message):
 def test_attention_weights_sum_to_one():
     q, k = normal(2, 3, 5, 12), normal(2, 3, 7, 12)
     torch.testing.assert_close(attend(q, k, torch.ones_like(k), 4), torch.ones_like(q), **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"window": 7}, "^window = 7: expected a divisor of grid, which is 8$"),
+        ({"grid": 14, "window": 4}, "^window = 4: expected a divisor of grid, which is 14$"),
+        ({"width": 25}, "^width = 25: expected a multiple of heads, which is 4$"),
+        ({"alphas": [i / 100 for i in range(25)]}, "alphas = .*at most 24 values"),
+    ],
+)
+def test_parameters_that_do_not_go_together_are_refused_by_name(given, message):
+    record = records.load("litv2")
+    with pytest.raises(ParameterError, match=message):
+        validate(record, record.values("quick") | given)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from fourfold import cost, spectra
+from fourfold import cost, records, spectra
 from fourfold.frequency.svt import (
     DENSE,
     ComplexMLP,
@@ -28,6 +28,7 @@ from fourfold.frequency.svt import (
     svt_h,
     svt_param_count,
 )
+from fourfold.parameters import ParameterError, validate
 from fourfold.training import Recipe, seeded, shuffled, train
 
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -291,6 +292,32 @@ REFUSED = [
 def test_bad_input_is_refused_with_the_numbers(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"width": 25}, "^width = 25: expected a multiple of 8$"),
+        ({"width": 4}, "^width = 4: expected int, 8..256, a multiple of 8$"),
+        ({"blocks": 3}, r"^blocks = 3: expected int, 1 \| 2 \| 4$"),
+        ({"n_train": 50000}, r"^n_train = 50000: expected int, 100\.\.4000$"),
+    ],
+)
+def test_parameters_that_do_not_go_together_are_refused_by_name(given, message):
+    record = records.load("svt")
+    with pytest.raises(ParameterError, match=message):
+        validate(record, record.values("quick") | given)
+
+
+@pytest.mark.parametrize("variant", ["TTTT", "TTXE", "TTEX", "TTEE"])
+@pytest.mark.parametrize("side", records.load("svt").parameters["image_size"].choices)
+def test_every_arm_can_be_built_of_what_the_record_allows(variant, side):
+    spec = records.load("svt").parameters
+    image = torch.zeros(1, 1, side, side)
+    for blocks in spec["blocks"].choices:
+        for arm in ("scatter", "attention", "gfnet", "high only", "none"):
+            net = TwoLayerNet(arm, side=side, width=int(spec["width"].min), variant=variant, blocks=blocks)
+            assert net(image)[0].shape == (1, 10)
 
 
 def test_gates_are_elementwise():
