@@ -1,5 +1,6 @@
 """Chapters as a researcher reruns them: from any folder, with papermill's own ways of passing parameters."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,8 @@ import nbformat
 import papermill
 import pytest
 
-from fourfold import records, runs
-from fourfold.parameters import ParameterError
+import fourfold
+from fourfold import parameters, records, runs
 
 PAPERMILL = Path(sys.executable).with_name("papermill")
 CHEAPEST = records.load("gaunt_tensor_product")
@@ -39,13 +40,13 @@ class TestChapter:
             name: spec.type for name, spec in record.parameters.items()
         }
 
-    def test_wrong_parameters_are_refused_before_any_compute(self, record):
-        defaults, opening, *_ = runs.code_cells(nbformat.read(pair(record), as_version=4))
-        namespace = {}
-        exec(defaults.source, namespace)
-        namespace |= WRONG
-        with pytest.raises(ParameterError) as refused:
-            exec(opening.source, namespace)
+    def test_wrong_parameters_are_refused_where_the_chapter_is_opened(self, record):
+        """In its second cell, which tests/test_project.py sees to: before any compute."""
+        known = papermill.inspect_notebook(pair(record))
+        given = {name: ast.literal_eval(spec["default"]) for name, spec in known.items()}
+        assert parameters.validate(record, given) == given
+        with pytest.raises(parameters.ParameterError) as refused:
+            fourfold.open_chapter(record.slug, given | WRONG)
         for words in refusals(record):
             assert words in str(refused.value)
 
@@ -63,9 +64,8 @@ def test_a_papermill_that_is_given_wrong_parameters_ends_with_the_cell_that_refu
     # The parameters, papermill's own cell, and the one that refused.
     assert sum(cell.execution_count is not None for cell in cells) == 3
     (given,) = [cell for cell in cells if "injected-parameters" in cell.metadata.tags]
-    namespace = {}
-    exec(given.source, namespace)
-    assert {name: namespace[name] for name in WRONG} == WRONG
+    assigned = ast.parse(given.source).body
+    assert {one.targets[0].id: ast.literal_eval(one.value) for one in assigned} == WRONG
 
 
 def test_papermill_lists_parameters_for_a_reader(tmp_path):
