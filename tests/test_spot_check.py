@@ -97,7 +97,9 @@ def test_a_mechanism_without_its_heart_is_caught_and_both_numbers_are_said():
 def test_what_is_exact_is_judged_by_this_run_and_compared_as_text():
     verdict = recalled(judged(GAINS[:2], -GAINS[:2], count=4))
     assert verdict.word == "not reproduced"
-    assert "criterion count: 4; threshold == 3: violated; disagrees: the recorded run had 3" in str(verdict)
+    assert "criterion count: 4; threshold == 3: violated; this run disagrees: the recorded one had 3" in str(
+        verdict
+    )
 
 
 def test_without_a_record_a_claim_waits_and_shows_no_number_that_another_processor_would_not():
@@ -166,8 +168,10 @@ def test_numbers_that_are_none():
     assert not spot_check.compare(MEAN, [1.0] * 20, [math.inf, 1.0]).agrees
     assert spot_check.compare(MEAN, [1.0, "inf"], [1.0]).agrees is None
     assert spot_check.compare(MEAN, None, None) is None
-    assert spot_check.compare(MEAN, None, [1.0]).words == "disagrees: the recorded run did not measure it"
-    assert spot_check.compare(MEAN, [1.0] * 20, None).words == "disagrees: this run did not measure it"
+    unseen = spot_check.compare(MEAN, None, [1.0])
+    assert (unseen.agrees, unseen.words) == (False, "this run disagrees: the recorded one did not measure it")
+    dear = spot_check.compare(MEAN, [1.0] * 20, None)
+    assert (dear.agrees, dear.words) == (None, "this run did not measure it")
 
 
 def test_shares_are_told_apart_where_that_is_possible():

@@ -55,9 +55,10 @@ def compare(quantity: Quantity, recorded: Any, here: Any) -> SpotCheck | None:
     """Whether a build measured what the recorded run makes likely; None if neither measured anything."""
     if recorded is None and here is None:
         return None
-    if recorded is None or here is None:
-        who = "the recorded run" if recorded is None else "this run"
-        return SpotCheck(False, f"disagrees: {who} did not measure it")
+    if recorded is None:
+        return SpotCheck(False, "this run disagrees: the recorded one did not measure it")
+    if here is None:
+        return SpotCheck(None, "this run did not measure it")
     if quantity.statistic == "fisher":
         groups = [_shares(quantity, *pair) for pair in zip(recorded, here, strict=True)]
         return next((check for check in groups if check.agrees is False), groups[0])
@@ -106,7 +107,7 @@ def _recalled(finding: Finding, quantity: Quantity, then: Any) -> Finding:
         return replace(recorded, spot_check=compare(quantity, then, finding.values), here=finding.values)
     if recorded.shown != finding.shown:
         return replace(
-            finding, spot_check=SpotCheck(False, f"disagrees: the recorded run had {recorded.shown}")
+            finding, spot_check=SpotCheck(False, f"this run disagrees: the recorded one had {recorded.shown}")
         )
     return finding
 
