@@ -14,7 +14,7 @@ from scipy import integrate, optimize
 from torch import nn
 from torch.nn.functional import relu
 
-from fourfold import tables
+from fourfold import parameters, records, tables
 from fourfold.theory.snn import (
     ALPHA,
     KINDS,
@@ -357,6 +357,28 @@ def test_deep_networks_need_lecuns_weights_to_train():
 
 
 # --- bad input --------------------------------------------------------------------------------------------
+
+
+def test_what_training_decides_is_judged_at_every_seed_and_only_of_trained_networks():
+    record = records.load("snn")
+    for claim in map(record.claim, ("C5a", "C5b", "C6b")):
+        assert claim.evidence == ["recorded"]
+        assert claim.conditions["trained"].needed.text == ">= 0.5"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"dropout_depths": [4]}, "dropout_depths = .*each 5..64"),
+        ({"lr": [0.01 * (i + 1) for i in range(9)]}, "lr = .*at most 8 values"),
+        ({"prop_depth": 501}, "prop_depth = 501: expected int, 1..500"),
+    ],
+)
+def test_parameters_that_no_cell_can_use_are_refused_by_name(given, message):
+    record = records.load("snn")
+    with pytest.raises(parameters.ParameterError, match=message):
+        parameters.validate(record, record.values("quick") | given)
+
 
 X = torch.zeros(3, 4)
 G = torch.Generator()
