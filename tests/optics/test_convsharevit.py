@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import conv2d, cross_entropy, linear, scaled_dot_product_attention
 
-from fourfold import cost, light
+from fourfold import cost, ledger, light, recorded, records
 from fourfold.attention import Attention
 from fourfold.datasets import key_recall
 from fourfold.optics.convsharevit import (
@@ -22,6 +22,7 @@ from fourfold.optics.convsharevit import (
     DepthwiseMLP,
     SharedConv,
     bench_passes,
+    check_arms,
     conv_mix,
     conv_scores,
     convsharevit,
@@ -32,6 +33,7 @@ from fourfold.optics.convsharevit import (
     span_residual,
     transposition,
 )
+from fourfold.parameters import ParameterError, validate
 from fourfold.records import ROOT
 from fourfold.training import Recipe, seeded, shuffled, train
 
@@ -587,7 +589,46 @@ def test_bad_input_is_refused_with_the_numbers(call, message):
         call()
 
 
-def test_without_valid_padding_the_verdict_on_attention_flips_and_nbval_fails(tmp_path):
+RECORD = records.load("convsharevit")
+
+
+def test_arms_that_cannot_be_built_are_refused_with_their_parameter():
+    check_arms("arms_b", ARMS, 8)
+    with pytest.raises(ValueError, match=r"^arms_b: 'valid5' cannot be built with p = 16: d_out must be .*$"):
+        check_arms("arms_b", ARMS, 16)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"), [({"depth": 5}, "depth"), ({"plane": list(range(104, 126))}, "plane")]
+)
+def test_what_would_not_fit_a_machine_is_refused(given, name):
+    with pytest.raises(ParameterError, match=f"^{name} = .*: expected"):
+        validate(RECORD, RECORD.values("quick") | given)
+
+
+@pytest.mark.parametrize(("uniform", "word"), [(0.5, "not reproduced"), (0.4, "inconclusive")])
+def test_networks_that_learnt_nothing_yet_say_nothing_about_attention(uniform, word):
+    learnt = [uniform] * 6
+    verdict = ledger.judge(
+        RECORD, "C4a", {"solves": learnt, "attends": learnt}, {"uniform": learnt}, {"trained": learnt}
+    )
+    assert verdict.word == word
+
+
+def test_less_reliable_than_an_arm_that_never_learns_means_nothing():
+    never = [False] * 20
+    pair = {"same7_less_than_valid": (never, never)}, {"linear_less_than_valid": (never, never)}
+    assert ledger.judge(RECORD, "C4c", *pair, {"trained": never}).word == "inconclusive"
+    always = [True] * 20
+    pair = {"same7_less_than_valid": (never, always)}, {"linear_less_than_valid": (always, always)}
+    assert ledger.judge(RECORD, "C4c", *pair, {"trained": always}).word == "reproduced"
+
+
+@pytest.mark.skipif(
+    recorded.face(RECORD, recorded.read("convsharevit", "recorded"), "C4a") is None,
+    reason="there is no recorded run to disagree with",
+)
+def test_without_valid_padding_the_build_disagrees_with_the_record_and_nbval_fails(tmp_path):
     """The chapter with its heart removed: the arm called valid gets same-padded 3 x 3 kernels."""
     (tmp_path / "sitecustomize.py").write_text(
         "from fourfold.optics import convsharevit\nconvsharevit.ARMS['valid'] = convsharevit.ARMS['same3']\n"
@@ -595,6 +636,7 @@ def test_without_valid_padding_the_verdict_on_attention_flips_and_nbval_fails(tm
     chapter = ROOT / "notebooks" / "optics" / "convsharevit.ipynb"
     committed = chapter.read_text()
     assert "C4a reproduced" in committed
+    assert "this run disagrees" not in committed
     run = subprocess.run(
         [
             sys.executable,
@@ -613,8 +655,8 @@ def test_without_valid_padding_the_verdict_on_attention_flips_and_nbval_fails(tm
         check=False,
     )
     assert run.returncode == 1, run.stdout[-2000:]
-    assert "<div class='verdict not-reproduced' id='convsharevit-C4a'>" in run.stdout
-    assert "<div class='verdict inconclusive' id='convsharevit-C4b'>" in run.stdout
+    assert "<div class='verdict reproduced' id='convsharevit-C4a'>" in run.stdout
+    assert "recorded: this run disagrees" in run.stdout
 
 
 @pytest.mark.parametrize("arm", [name for name, spec in ARMS.items() if spec.padding])

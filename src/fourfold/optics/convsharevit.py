@@ -378,6 +378,21 @@ def convsharevit(
     )
 
 
+def check_arms(parameter: str, arms: Iterable[str], p: int) -> None:
+    """Refuse arms whose kernels do not fit tokens of p x p pixels.
+
+    Raises ``ValueError`` naming the parameter that lists the arms, and each one that cannot be built.
+    """
+    problems = []
+    for arm in arms:
+        try:
+            convsharevit(arm, p=p, tokens=1, classes=2, depth=1, heads=1)
+        except ValueError as refused:
+            problems.append(f"{parameter}: {arm!r} cannot be built with p = {p}: {refused}")
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
 def bench_passes(
     arm: str, shape: light.ViTShape, bench: light.Bench4f, batch: int | None = None
 ) -> tuple[int, dict[str, int]]:
