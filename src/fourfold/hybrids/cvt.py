@@ -9,7 +9,8 @@ projections of the repository, and the warps of an image that test what convolut
 
 Departures. No stochastic depth. The repository's ``linear`` projection does not run; here it is what it says,
 the queries, keys and values of a plain vision transformer. ``avg`` pools keys and values and leaves queries
-alone, as there. Positions can be learned for the first stage only.
+alone, as there. Positions can be learned for the first stage only. The bias of the read-out starts at 0 as
+those of all linear layers do; in the repository it keeps torch's random start.
 
 Maps are tokens (batch, height * width, dim), row by row, together with their height and width: a convolution
 needs to know the grid, and the square root of the number of tokens is a guess.
