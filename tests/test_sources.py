@@ -114,3 +114,14 @@ def test_a_page_runs_again_when_any_module_behind_it_changes():
     rooms = ("optics/convsharevit", "chapter", "figures", "ledger", "light", "machine")
     assert {f"src/fourfold/{room}.py" for room in rooms} <= set(found)
     assert "src/fourfold/optical_conv.py" not in found
+
+
+def test_every_python_writes_the_same_text():
+    # As Python 3.11 wrote them when the first hashes were recorded; 3.12 and later would use ' throughout.
+    written = {
+        """f"{row['a']:>{width}} it's\\n" """: '''f"{row['a']:>{width}} it's\\n"''',
+        """f"{row['a']}" """: '''f"{row['a']}"''',
+        '''f"""{f"{x!r}"}, "it's" {{}}"""''': '''f"""{f'{x!r}'}, "it's" {{}}"""''',
+        '''f"{x if x else 'none'}" + f"{x}"''': """f"{(x if x else 'none')}" + f'{x}\'""",
+    }
+    assert {source: sources.meaning(source) for source in written} == written

@@ -6,6 +6,7 @@ old numbers look out of date, and a changed line that they went through does.
 """
 
 import ast
+import copy
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
@@ -134,7 +135,7 @@ def hashes(name: str, source: str) -> dict[str, str]:
         used = {id(s) for s in _statements(there, names) + there.always}
         lines = there.always + [s for group in there.definitions.values() for s in group]
         ordered = sorted({id(s): s for s in lines if id(s) in used}.values(), key=lambda s: s.lineno)
-        texts[module] = "\n".join(ast.unparse(statement) for statement in ordered)
+        texts[module] = "\n".join(_written(statement) for statement in ordered)
     return {key: digest(text) for key, text in sorted(texts.items())}
 
 
@@ -145,7 +146,7 @@ def changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 def meaning(source: str) -> str:
     """Source without comments and docstrings: what can change a number."""
-    return ast.unparse(_WithoutDocstrings().visit(ast.parse(source)))
+    return _written(_WithoutDocstrings().visit(ast.parse(source)))
 
 
 def digest(text: str) -> str:
@@ -214,6 +215,48 @@ def _ours(name: str) -> bool:
 @cache
 def _module(name: str) -> _Module:
     return _Module(_file(name).read_text(encoding="utf-8"))
+
+
+def _written(code: ast.AST) -> str:
+    """The code as text, the same under every Python."""
+    return ast.unparse(_FStringsAlike().visit(copy.deepcopy(code)))
+
+
+class _FStringsAlike(ast.NodeTransformer):
+    """Puts each f-string into the quotes that Python 3.11 gives it, which wrote the first recorded hashes.
+
+    From 3.12 on an f-string may have its own quotes inside, and ``ast.unparse`` makes use of that.
+    """
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        # A name is written as it is.
+        return ast.copy_location(ast.Name(self._quoted(node)), node)
+
+    def _quoted(self, node: ast.JoinedStr) -> str:
+        quotes, written = ["'", '"', '"""', "'''"], ""
+        for part in node.values:
+            plain = isinstance(part, ast.Constant)
+            text = "".join(_escaped(sign, plain) for sign in self._part(part))
+            kept = [q for q in quotes if q not in text and ("\n" not in text or len(q) == 3)]
+            quotes = sorted(kept or quotes, key=lambda q: q[0] == text[-1:])
+            written += text
+        return f"f{quotes[0]}{written}{quotes[0]}"
+
+    def _part(self, part: ast.expr) -> str:
+        if isinstance(part, ast.Constant):
+            return str(part.value).replace("{", "{{").replace("}", "}}")
+        assert isinstance(part, ast.FormattedValue)
+        value = ast.FormattedValue(self.visit(part.value), part.conversion)
+        text = ast.unparse(ast.JoinedStr([value])).removeprefix("f").strip("'\"")
+        if not isinstance(part.format_spec, ast.JoinedStr):
+            return text
+        return f"{text[:-1]}:{''.join(map(self._part, part.format_spec.values))}}}"
+
+
+def _escaped(sign: str, plain: bool) -> str:
+    if (not plain and sign in "\n\t") or (sign != "\\" and sign.isprintable()):
+        return sign
+    return sign.encode("unicode_escape").decode("ascii")
 
 
 class _WithoutDocstrings(ast.NodeTransformer):
