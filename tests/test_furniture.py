@@ -76,17 +76,25 @@ def test_the_evidence_says_what_verdicts_rest_on_and_how_this_run_compares():
     claims = [c.model_copy(update={"criteria": {"a": records.Criterion(**sampled)}}) for c in RECORD.claims]
     record = RECORD.model_copy(update={"claims": claims})
     run = {"started": "2026-01-02", "stale": [], "processor": "A CPU", "parameters": {"seed": 0, "seeds": 20}}
-    good = soup(furniture.evidence(record, [face("C1", True, [2.0, 2.1])], run))
+    good = soup(furniture.evidence(record, [face("C1", True, [2.0, 2.1])], run, None))
     assert "1 with exact parts" in good.p.text
     assert "1 from recorded seeds (seeds 0 to 19, 2026-01-02, A CPU)" in good.p.text
     assert good.summary.text == "This copy's run agrees with the record in all 1 quantities compared"
     assert [cell.text for cell in good.tbody.find_all(["th", "td"])] == [
         "C1 a", "2.0", "2.0 to 2.1 (2 seeds)", "agrees",
     ]  # fmt: skip
-    bad = soup(furniture.evidence(record, [face("C1", True, [2]), face("C2", False, [9])], run))
+    bad = soup(furniture.evidence(record, [face("C1", True, [2]), face("C2", False, [9])], run, None))
     assert bad.summary.text == "This copy's run disagrees with the record in C2"
+    clock = records.Criterion(what="a", resolution=0.1, statistic="median", reproduced_if="> 1")
+    raced = record.model_copy(update={"claims": [claims[0].model_copy(update={"criteria": {"a": clock}})]})
+    times = {"started": "2026-01-03", "processor": "A CPU", "stale": ["script"]}
+    judged = {"claim": "C1", "verdict": "reproduced", "findings": []}
+    assert (
+        "1 from recorded timings (2026-01-03, A CPU (stale: script changed since))"
+        in soup(furniture.evidence(raced, [judged], None, times)).get_text()
+    )
     waiting = {"claim": "C1", "verdict": "not recorded yet", "findings": []}
-    assert soup(furniture.evidence(record, [waiting], None)).text == "Claims: 1 not recorded yet."
+    assert soup(furniture.evidence(record, [waiting], None, None)).text == "Claims: 1 not recorded yet."
 
 
 def test_the_parameter_table_is_the_records():

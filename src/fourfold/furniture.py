@@ -15,7 +15,7 @@ import yaml
 from docutils import nodes
 from sphinx.application import Sphinx
 
-from fourfold import book, ledger, ledger_page, recorded, records, runs, sweep
+from fourfold import benchmark, book, ledger, ledger_page, recorded, records, runs, sweep
 from fourfold.records import ROOT, Record
 
 
@@ -81,12 +81,13 @@ def files(record: Record) -> dict[str, Path]:
 def pieces(record: Record) -> list[nodes.Node]:
     """The furniture of one chapter, as document nodes."""
     run, full = (recorded.load(record.slug, tier) for tier in recorded.TIERS)
+    timed = benchmark.load(record.slug)
     built = runs.of(record)
     failed = runs.failure(built)
     faces = [] if failed else runs.faces(built, "verdict")
     return [
         _raw(f"<div class='furniture'><p class='source'>{bibliography(record)}</p>"),
-        *([] if failed else [_raw(badges(record, faces, "Verdicts") + evidence(record, faces, run))]),
+        *([] if failed else [_raw(badges(record, faces, "Verdicts") + evidence(record, faces, run, timed))]),
         *([_raw(badges(record, full["verdicts"], f"Full run of {_about(full)}"))] if full else []),
         _raw("<details><summary>Run this page with your own parameters</summary>"),
         _raw(parameter_table(record)),
@@ -136,8 +137,16 @@ def badges(record: Record, verdicts: Iterable[Mapping[str, Any]], label: str) ->
     return f"<div class='badges'><p>{html.escape(label)}: {summary}</p><ul>{''.join(shown)}</ul></div>"
 
 
-def evidence(record: Record, verdicts: Sequence[Mapping[str, Any]], run: Mapping[str, Any] | None) -> str:
-    """What the verdicts rest on, and how this copy's run compares with the recorded one. HTML."""
+def evidence(
+    record: Record,
+    verdicts: Sequence[Mapping[str, Any]],
+    run: Mapping[str, Any] | None,
+    timed: Mapping[str, Any] | None,
+) -> str:
+    """What the verdicts rest on, and how this copy's run compares with the recorded one. HTML.
+
+    ``run`` and ``timed`` are the recorded run and the recorded benchmark, or None.
+    """
     judged = [face for face in verdicts if face["verdict"] != ledger.UNRECORDED]
     kinds = [record.claim(face["claim"]).evidence for face in judged]
     counts = [
@@ -145,7 +154,7 @@ def evidence(record: Record, verdicts: Sequence[Mapping[str, Any]], run: Mapping
         for kind, words in (
             ("exact", "with exact parts, computed in this build"),
             ("recorded", f"from recorded seeds ({_about(run)})" if run else "from recorded seeds"),
-            ("timed", "from recorded timings"),
+            ("timed", f"from recorded timings ({_when(timed)})" if timed else "from recorded timings"),
         )
         if any(kind in claim for claim in kinds)
     ]
@@ -228,10 +237,17 @@ def citation(record: Record) -> str:
     return software if record.companion else f"{book.bibtex(record)}\n{software}"
 
 
+def _when(benchmark: Mapping[str, Any]) -> str:
+    return f"{benchmark['started'][:10]}, {benchmark['processor']}{_stale(benchmark)}"
+
+
 def _about(run: Mapping[str, Any]) -> str:
+    return f"{recorded.about(run)}{_stale(run)}"
+
+
+def _stale(run: Mapping[str, Any]) -> str:
     changed = ", ".join(name.removeprefix("fourfold.") for name in run["stale"])
-    stale = f" (stale: {changed} changed since)" if changed else ""
-    return f"{recorded.about(run)}{stale}"
+    return f" (stale: {changed} changed since)" if changed else ""
 
 
 def _full_cost(run: Mapping[str, Any] | None) -> str:
