@@ -192,6 +192,14 @@ def test_the_table_does_not_depend_on_the_axes_but_the_function_does():
     assert (after @ rotate(x, R) - before @ x).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("tilt", [0.0, 1e-9, 1e-5, 0.005, 0.02, 1.0, math.pi - 1e-5, math.pi])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_no_rotation_loses_digits(tilt, sign):
+    R = sign * o3.angles_to_matrix(*torch.tensor([1.0, tilt, 0.5 * tilt], dtype=torch.float64))
+    x, points = normal(size(8)), normal(20, 3)
+    torch.testing.assert_close(real_sh(8, points @ R.T) @ rotate(x, R), real_sh(8, points) @ x, **EXACT)
+
+
 @pytest.mark.parametrize("inverted", [False, True])
 def test_the_product_is_equivariant_and_without_the_mechanism_it_is_not(inverted):
     x, y, R = normal(4, size(3)), normal(4, size(3), seed=1), orthogonal(4, inverted)

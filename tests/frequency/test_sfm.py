@@ -26,8 +26,10 @@ from fourfold.frequency.sfm import (
     edge_saliency,
     gaussian_blur,
     jacobian,
+    magnification,
     mean_iou,
     modulate,
+    over_calling_all,
     sample_points,
     text_scenes,
     upsample,
@@ -160,6 +162,14 @@ def test_learned_saliency_starts_uniform_with_mean_one():
 
 
 # --- there and back ---------------------------------------------------------------------------------------
+
+
+def test_magnification_is_one_without_stretching_and_four_on_half_the_grid():
+    labels = torch.zeros(2, 33, 33, dtype=torch.int64)
+    labels[:, 12:21, 10:18] = 1
+    uniform = ars_grid(torch.ones(2, 1, 33, 33, dtype=torch.float64), 4.0)
+    assert magnification(uniform, labels).tolist() == pytest.approx([1, 1])
+    assert magnification(uniform / 2, labels).tolist() == pytest.approx([4, 4])
 
 
 def test_modulation_is_map_coordinates():
@@ -409,6 +419,14 @@ def test_iou_by_hand():
     scores = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [1.0, 1.0]]]])
     assert class_iou(scores, labels).tolist() == pytest.approx([1 / 2, 2 / 3])
     assert mean_iou(scores[None], labels[None]).tolist() == pytest.approx([7 / 12])
+
+
+def test_calling_everything_a_class_is_once_as_good_as_itself():
+    labels = torch.tensor([[[0, 0], [0, 1]]])
+    scores = torch.tensor([-1.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
+    assert over_calling_all(class_iou(scores, labels), labels).tolist() == [0, 1]
+    right = torch.stack([1 - labels, labels], 1).float()
+    assert over_calling_all(class_iou(right, labels), labels).tolist() == pytest.approx([4 / 3, 4])
 
 
 def test_grid_sample_is_torchs_with_corners_aligned():

@@ -24,13 +24,15 @@ the way back are a closed form: quadrature nodes near the poles cost two digits 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 import numpy as np
 import torch
 from e3nn import o3
 from scipy.fft import next_fast_len
+from scipy.linalg import expm
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 Path = tuple[int, int, int]
@@ -165,15 +167,31 @@ def cg_tensor_product(
 def rotate(x: Tensor, R: Tensor) -> Tensor:
     """Coefficients of the turned function, ``f(R^-1 p)``: (..., (L+1)^2) for R (3, 3) in O(3).
 
-    By e3nn's Wigner D matrices; degree l has the parity (-1)^l. Raises ``ValueError`` for R not orthogonal.
+    By Wigner D matrices from e3nn's generators; degree l has the parity (-1)^l. Raises ``ValueError`` for an R
+    that is not orthogonal.
     """
     L = _degree_of("x", x)
     if R.shape != (3, 3) or not torch.allclose(R @ R.T, torch.eye(3, dtype=R.dtype), atol=1e-5):
         raise ValueError(f"R must be an orthogonal 3 x 3 matrix, got {R.tolist()}")
-    with _default_float64():
-        irreps = [o3.Irrep(degree, (-1) ** degree) for degree in range(L + 1)]
-        matrices = [irrep.D_from_matrix(R.double()).to(x) for irrep in irreps]
+    entries = tuple(R.double().flatten().tolist())
+    matrices = [_turn(degree, entries).to(x) for degree in range(L + 1)]
     return torch.cat([x[..., block(degree)] @ D.T for degree, D in enumerate(matrices)], dim=-1)
+
+
+# Making them costs more than all else in a check of equivariance, which asks for the same ones many times.
+@lru_cache(maxsize=1024)
+def _turn(degree: int, entries: tuple[float, ...]) -> Tensor:
+    """The Wigner D matrix of one degree for the nine entries of an orthogonal matrix, float64.
+
+    From e3nn's generators and the rotation vector: e3nn's own ``wigner_D`` is off by up to 1e-10 for some
+    angles, where ``torch.matrix_exp`` is, and near a pole, where it takes an angle from its cosine.
+    """
+    with _default_float64():
+        generators = o3.so3_generators(degree).numpy()
+    R = np.array(entries).reshape(3, 3)
+    sign = np.sign(np.linalg.det(R))
+    vector = Rotation.from_matrix(sign * R).as_rotvec()
+    return torch.from_numpy(sign**degree * expm(np.tensordot(vector, generators, 1)))
 
 
 def equivariance_error(product: Product, x: Tensor, y: Tensor, R: Tensor) -> float:
@@ -336,6 +354,7 @@ def op_count(L: int, method: Method) -> int:
     return convert + 3 * transform + n * n
 
 
+@cache
 def _allowed(l1: int, l2: int, l3: int) -> int:
     """Coefficients of a path that the selection rules do not put to zero.
 

@@ -172,6 +172,15 @@ def band_limited(x: Tensor, factor: int) -> Tensor:
     return x
 
 
+def magnification(grid: Tensor, labels: Tensor) -> Tensor:
+    """Area of the labelled pixels as read on the grid, over their own: (B, H, W, 2), (B, H, W) -> (B,).
+
+    1 if the grid stretches nothing; NaN where nothing is labelled.
+    """
+    area = labels[:, None].to(grid)
+    return modulate(area, grid).sum((1, 2, 3)) / area.sum((1, 2, 3))
+
+
 def sample_points(grid: Tensor, stride: int) -> Tensor:
     """Original positions, in pixels, of what a strided layer keeps: (B, H, W, 2) -> (B, h, w, 2), x before y.
 
@@ -404,11 +413,20 @@ def class_iou(scores: Tensor, labels: Tensor) -> Tensor:
 
     ``labels`` is (..., n, H, W). NaN for a class that is neither there nor predicted.
     """
-    guess = scores.argmax(-3)
+    # Along an axis that is not the last one argmax takes many times as long as the copy.
+    guess = scores.movedim(-3, -1).contiguous().argmax(-1)
     classes = range(scores.shape[-3])
     hits = [((guess == c) & (labels == c)).sum((-3, -2, -1)) for c in classes]
     either = [((guess == c) | (labels == c)).sum((-3, -2, -1)) for c in classes]
     return torch.stack(hits, -1).double() / torch.stack(either, -1)
+
+
+def over_calling_all(iou: Tensor, labels: Tensor) -> Tensor:
+    """Each class's intersection over union, over that of calling every pixel of (n, H, W) this class.
+
+    ``iou`` is ``class_iou``'s, (classes,).
+    """
+    return iou / torch.stack([(labels == c).double().mean() for c in range(len(iou))])
 
 
 def mean_iou(scores: Tensor, labels: Tensor) -> Tensor:
