@@ -167,8 +167,8 @@ def cg_tensor_product(
 def rotate(x: Tensor, R: Tensor) -> Tensor:
     """Coefficients of the turned function, ``f(R^-1 p)``: (..., (L+1)^2) for R (3, 3) in O(3).
 
-    By Wigner D matrices from e3nn's generators; degree l has the parity (-1)^l. Raises ``ValueError`` for an R
-    that is not orthogonal.
+    By Wigner D matrices from e3nn's generators; degree l has the parity (-1)^l. Raises ``ValueError`` for R
+    not orthogonal.
     """
     L = _degree_of("x", x)
     if R.shape != (3, 3) or not torch.allclose(R @ R.T, torch.eye(3, dtype=R.dtype), atol=1e-5):
