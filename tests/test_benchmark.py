@@ -21,7 +21,7 @@ def test_contestants_run_in_turns_and_a_ratio_is_taken_within_a_round(monkeypatc
     samples = benchmark.interleaved(calls, rounds=3)
     assert order == ["ours", "theirs"] * 5
     assert samples == {"ours": [3, 1, 2], "theirs": [6, 8, 2]}
-    assert benchmark.ratio(samples, "theirs", "ours") == benchmark.Ratio(2, 1, 8)
+    assert benchmark.ratio(samples, "theirs", "ours") == benchmark.Ratio(2, 1, 8, [2, 8, 1])
     assert str(benchmark.ratio(samples, "theirs", "ours")) == "2 (1 to 8)"
 
 
