@@ -94,7 +94,7 @@ def _shares(quantity: Quantity, recorded: Sequence[float], here: Sequence[float]
     if p(k) < FALSE_ALARM:
         return SpotCheck(False, f"this run disagrees: {k} of {m} seeds, recorded {successes} of {n}")
     if min(p(0), p(m)) >= FALSE_ALARM:
-        return SpotCheck(None, f"this run cannot tell: {m} seeds are too few")
+        return SpotCheck(None, "this run cannot tell: it has too few seeds")
     return AGREES
 
 
