@@ -63,9 +63,10 @@ def build() -> None:
         "--config",
         "_config.yml",
     ]
-    # MyST-NB writes its style sheet anew; of an old one Sphinx would put a checksum into changed pages.
-    for sheet in (HTML / "_static").glob("mystnb.*.css"):
-        sheet.unlink()
+    # These are written anew after the pages; of an old one Sphinx would put a checksum into changed pages.
+    for pattern in ("mystnb.*.css", "mathjax/tex-chtml.js"):
+        for file in (HTML / "_static").glob(pattern):
+            file.unlink()
     sphinx = subprocess.run(
         [*builder, "--toc", str(ROOT / "_toc.yml"), "--path-output", ".", "-W", "-n", "--keep-going"],
         cwd=ROOT,

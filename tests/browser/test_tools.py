@@ -50,7 +50,7 @@ def test_each_filter_leaves_the_rows_that_it_says(page, claims, name, value):
 def test_stale_runs_are_found_by_what_changed(page, claims):
     page.goto(LEDGER)
     page.locator(".ledger-controls [name=full]").select_option("stale")
-    assert shown(page) == ids(claims[claims.stale != ""])
+    assert shown(page) == ids(claims[claims.full_stale != ""])
 
 
 def test_search_takes_words_in_any_order_and_a_view_has_an_address(page, claims):
