@@ -76,9 +76,6 @@ def test_keyboard_changes_the_theme(page):
     assert (before, page.evaluate("document.documentElement.dataset.theme")) == ("light", "dark")
 
 
-@pytest.mark.xfail(
-    reason="the 4f bench's page stops answering when its sliders are scrolled to", strict=False
-)
 def test_keyboard_moves_every_slider(page, errors):
     page.goto(address(BENCH))
     page.wait_for_function("window.Plotly")
