@@ -52,14 +52,14 @@ def test_a_record_says_where_it_was_measured_and_what_has_changed_since(tmp_path
     monkeypatch.setattr(benchmark, "SCRIPTS", tmp_path)
     assert benchmark.load("race") is None
     script = tmp_path / "race.py"
-    script.write_text("from fourfold.light import passes\nROUNDS = passes, 5\n")
+    script.write_text("from fourfold.camera import Noise\nROUNDS = Noise, 5\n")
     path = benchmark.keep("race", [{"shape": "a", "ratio": 2.0}], threads=1)
     entry = json.loads(path.read_text())
-    assert set(entry["sources"]) == {"script", "fourfold.light"}
+    assert set(entry["sources"]) == {"script", "Noise", "MAX_BITS"}
     assert (entry["threads"], entry["rows"]) == (1, [{"shape": "a", "ratio": 2.0}])
     assert {"processor", "started", "versions"} <= entry.keys()
     assert benchmark.load("race")["stale"] == []
-    script.write_text("from fourfold.light import passes\nROUNDS = passes, 5  # as before\n")
+    script.write_text("from fourfold.camera import Noise\nROUNDS = Noise, 5  # as before\n")
     assert benchmark.load("race")["stale"] == []
-    script.write_text("from fourfold.light import passes\nROUNDS = passes, 6\n")
+    script.write_text("from fourfold.camera import Noise\nROUNDS = Noise, 6\n")
     assert benchmark.load("race")["stale"] == ["script"]

@@ -143,8 +143,8 @@ def test_launch_links_appear_where_the_repository_is_known(monkeypatch):
 
 
 def test_a_stale_full_run_says_what_changed():
-    run = {"started": "2026-01-02T03:04", "stale": ["fourfold.light", "notebook"], "processor": "A CPU"}
+    run = {"started": "2026-01-02T03:04", "stale": ["tile", "notebook"], "processor": "A CPU"}
     run["parameters"] = {"seed": 3, "seeds": 2}
-    assert furniture._about(run) == "seeds 3 to 4, 2026-01-02, A CPU (stale: light, notebook changed since)"
+    assert furniture._about(run) == "seeds 3 to 4, 2026-01-02, A CPU (stale: tile, notebook changed since)"
     assert furniture._about(run | {"stale": []}) == "seeds 3 to 4, 2026-01-02, A CPU"
     assert set(ledger.VERDICTS) <= set(ledger.SYMBOLS)

@@ -32,7 +32,7 @@ def claim(part, slug, name, verdict, full="", full_stale="", evidence="exact", s
 def table():
     return pd.DataFrame(
         [
-            claim("optics", "a", "C1", "reproduced", "not reproduced", "fourfold.light, notebook"),
+            claim("optics", "a", "C1", "reproduced", "not reproduced", "light, notebook"),
             claim(
                 "optics",
                 "a",
@@ -40,7 +40,7 @@ def table():
                 "inconclusive",
                 "reproduced",
                 evidence="exact + recorded",
-                stale="fourfold.x",
+                stale="x",
             ),
             claim("optics", "b", "C1", ledger.UNJUDGED),
             *(claim(part, part, "C1", "beyond this scale") for part in records.PARTS if part != "optics"),
@@ -113,7 +113,7 @@ def test_downloads_carry_every_row(table):
     files = ledger_page.downloads(table)
     read = list(csv.DictReader(io.StringIO(files["ledger.csv"])))
     assert [row["statement"] for row in read] == table.statement.tolist()
-    assert json.loads(files["ledger.json"])[0]["full_stale"] == "fourfold.light, notebook"
+    assert json.loads(files["ledger.json"])[0]["full_stale"] == "light, notebook"
 
 
 def test_the_book_has_a_row_for_every_claim_of_every_record(monkeypatch):

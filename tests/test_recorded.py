@@ -31,10 +31,9 @@ def test_every_chapter_with_seeds_records_twenty_fresh_ones():
 
 def test_sources_are_all_that_the_numbers_depend_on_and_nothing_else():
     names = set(recorded.sources("convsharevit"))
-    assert {"notebook", "fourfold.optics.convsharevit", "fourfold.light"} <= names
-    assert {"fourfold.attention", "fourfold.datasets", "fourfold.training"} <= names
-    unread = {"recorded", "ledger", "spot_check", "book", "figures"}
-    assert not {f"fourfold.{room}" for room in unread} & names
+    assert {"notebook", "SharedConv", "optical_linear", "ViT", "key_recall", "train"} <= names
+    unread = {"judge", "recall", "keep", "show", "explore", "Record", "cifar10", "OpticalConv2d"}
+    assert not unread & names
 
 
 def executed(path, profile="full", status="completed", **claim):

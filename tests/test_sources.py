@@ -79,11 +79,11 @@ def test_rooms_without_numbers_are_left_out(rooms):
 
 USING = "from fourfold.room import used\nused(1)"
 CHANGES = [
-    ({"room": ROOM.replace("SIZE = 3", "SIZE = 4")}, ["fourfold.room"]),
-    ({"room": ROOM.replace("helper(tool", "helper(2 * tool")}, ["fourfold.room"]),
-    ({"depot": DEPOT.replace("= 5", "= 6")}, ["fourfold.depot"]),
-    ({"shop": SHOP.replace("tool(1)", "tool(2)")}, ["fourfold.shop"]),
-    ({"room": ROOM.replace("tool(x)", "tool(spare())")}, ["fourfold.room", "fourfold.shop"]),
+    ({"room": ROOM.replace("SIZE = 3", "SIZE = 4")}, ["SIZE"]),
+    ({"room": ROOM.replace("helper(tool", "helper(2 * tool")}, ["used"]),
+    ({"depot": DEPOT.replace("= 5", "= 6")}, ["COUNT"]),
+    ({"shop": SHOP.replace("tool(1)", "tool(2)")}, ["*"]),
+    ({"room": ROOM.replace("tool(x)", "tool(spare())")}, ["spare", "used"]),
     ({"room": ROOM.replace("UNUSED = 4", "UNUSED = 5")}, []),
     ({"room": ROOM.replace("return spare()", "return spare() + 1")}, []),
     ({"room": ROOM.replace("Doc.", "Said better.").replace("SIZE = 3", "SIZE = 3  # why")}, []),
@@ -96,6 +96,59 @@ def test_a_changed_line_counts_if_the_numbers_went_through_it(rooms, modules, st
     then = sources.hashes("script", USING)
     rooms(**modules)
     assert sources.changed(then, sources.hashes("script", USING)) == stale
+
+
+def test_moving_a_definition_makes_nothing_stale(rooms):
+    then = sources.hashes("script", USING)
+    moved = ROOM.replace("SIZE = 3\n", "").replace("def helper(x):\n    return x * SIZE\n", "")
+    rooms(
+        room=moved.replace(
+            "from fourfold.shop import tool, spare", "from fourfold.shop import spare, helper as h"
+        )
+        .replace("helper(tool(x))", "h(shop.tool(x))")
+        .replace("import fourfold.depot as store", "from fourfold import depot, shop")
+        .replace("store.stock", "depot.stock"),
+        shop="from fourfold.size import SIZE as S\n\ndef helper(x):\n    return x * S\n\n" + SHOP,
+        size="SIZE = 3\n",
+    )
+    assert sources.changed(then, sources.hashes("script", USING)) == []
+    page = "import fourfold.room as away\naway.used(1)"
+    assert sources.hashes("script", page) == sources.hashes("script", USING)
+
+
+def test_a_name_is_what_it_was_imported_from(rooms):
+    ours, theirs = "from math import sqrt\nsqrt(2)", "from torch import sqrt\nsqrt(2)"
+    assert sources.meaning(ours) != sources.meaning(theirs)
+    assert sources.meaning(ours) == sources.meaning("import math as m\n\nm.sqrt(2)")
+
+
+PAGE = """```{code-cell} ipython3
+:tags: [parameters]
+seeds = 2
+```
+
+```{code-cell} ipython3
+x = make(seeds)
+```
+
+```{code-cell} ipython3
+:tags: [nbval-ignore-output]
+y = 2 * x
+chapter.keep("y", y)
+draw(y)
+```
+
+```{code-cell} ipython3
+:tags: [nbval-ignore-output]
+draw(x)
+```
+"""
+
+
+def test_what_draws_is_no_experiment_but_up_to_what_it_keeps(tmp_path):
+    (page := tmp_path / "page.md").write_text(PAGE)
+    kept = ["x = make(seeds)", "y = 2 * x", "chapter.keep('y', y)", ""]
+    assert sources.experiment(page).split("\n") == kept
 
 
 def test_comments_and_docstrings_have_no_meaning_but_text_has():
@@ -113,7 +166,7 @@ def test_a_page_runs_again_when_any_module_behind_it_changes():
     found = sources.files(records.ROOT / "notebooks" / "optics" / "convsharevit.md")
     rooms = ("optics/convsharevit", "chapter", "figures", "ledger", "light", "machine")
     assert {f"src/fourfold/{room}.py" for room in rooms} <= set(found)
-    assert "src/fourfold/optical_conv.py" not in found
+    assert "src/fourfold/bench4f/optical_conv.py" not in found
 
 
 def test_every_python_writes_the_same_text():

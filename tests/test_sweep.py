@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fourfold import records, runs, site, sweep
+from fourfold import recorded, records, runs, site, sweep
 
 GIVEN = {
     "title": "A sweep",
@@ -443,7 +443,7 @@ def test_a_kill_while_the_table_is_written_leaves_nothing_that_looks_fresh(place
 def test_code_that_changes_while_a_sweep_runs_is_noticed(places, monkeypatch):
     study = made(seeds=1)
     seen = iter([SOURCES, SOURCES | {"notebook": "c" * 16}, SOURCES])
-    monkeypatch.setattr(sweep, "sources", lambda chapter: next(seen))
+    monkeypatch.setattr(recorded, "sources", lambda chapter: next(seen))
     monkeypatch.setattr(records, "ROOT", places)
 
     def build(*arguments, **options):
@@ -455,7 +455,7 @@ def test_code_that_changes_while_a_sweep_runs_is_noticed(places, monkeypatch):
     with pytest.raises(sweep.SweepError, match="notebook changed while the sweep ran: run it again"):
         sweep.run(study, "profile")
     # Even if the change is taken back: nobody knows which runs saw it.
-    assert not any(path.exists() for path in sweep.prepare(study, sweep.sources("convsharevit")))
+    assert not any(path.exists() for path in sweep.prepare(study, recorded.sources("convsharevit")))
 
 
 def test_load_says_what_changed_and_what_is_missing(places):
@@ -463,27 +463,27 @@ def test_load_says_what_changed_and_what_is_missing(places):
     study = sweep.read(write(places))
     for point in study.points:
         notebook(point)
-    kept(study, sweep.sources("convsharevit"))
+    kept(study, recorded.sources("convsharevit"))
     loaded = sweep.load("study")
     assert (loaded["stale"], loaded["missing"], len(loaded["rows"])) == ([], 0, 8)
     assert loaded["seconds"] == pytest.approx(8 * 12.3)
     assert loaded["rows"].groupby("p").accuracy.mean().round(4).tolist() == [0.5805, 0.6605]
     write(places, {"seeds": 3})
     path = sweep.TABLES / "study.json"
-    path.write_text(path.read_text().replace('"fourfold.light": "', '"fourfold.light": "0'))
+    path.write_text(path.read_text().replace('"light_pass": "', '"light_pass": "0'))
     loaded = sweep.load("study")
-    assert (loaded["stale"], loaded["missing"]) == (["fourfold.light"], 4)
+    assert (loaded["stale"], loaded["missing"]) == (["light_pass"], 4)
 
 
 def test_words_and_figures_make_nothing_stale_and_what_a_figure_cell_keeps_does(places, monkeypatch):
     text = (runs.NOTEBOOKS / "optics" / "convsharevit.md").read_text()
     page = places / "convsharevit.md"
-    monkeypatch.setattr(sweep, "_notebook", lambda record: page)
+    monkeypatch.setattr(records.Record, "notebook", page)
 
     def after(old, new):
         assert old in text
         page.write_text(text.replace(old, new))
-        return sweep.sources("convsharevit")
+        return recorded.sources("convsharevit")
 
     now = after("", "")
     assert after("## The idea", "## An idea") == now

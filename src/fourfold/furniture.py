@@ -15,7 +15,7 @@ import yaml
 from docutils import nodes
 from sphinx.application import Sphinx
 
-from fourfold import benchmark, book, ledger, ledger_page, recorded, records, runs, sweep
+from fourfold import benchmark, book, ledger, ledger_page, recorded, records, runs, sources, sweep
 from fourfold.records import ROOT, Record
 
 
@@ -246,7 +246,7 @@ def _about(run: Mapping[str, Any]) -> str:
 
 
 def _stale(run: Mapping[str, Any]) -> str:
-    changed = ", ".join(name.removeprefix("fourfold.") for name in run["stale"])
+    changed = sources.listed(run["stale"])
     return f" (stale: {changed} changed since)" if changed else ""
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import pandas as pd
 
-from fourfold import ledger, recorded, records, runs
+from fourfold import ledger, recorded, records, runs, sources
 from fourfold.records import Record
 
 COLUMNS = ("Part", "Paper", "Claim", "Statement", "Verdict", "Evidence", "Full run")
@@ -86,9 +86,9 @@ def collect(
                     "measured": "; ".join(f["shown"] for f in face["findings"] if f["role"] == "criterion")
                     if face
                     else "",
-                    "stale": ", ".join(stale),
+                    "stale": sources.listed(stale),
                     "full": at_full[claim.id]["verdict"] if claim.id in at_full else "",
-                    "full_stale": ", ".join(run["stale"]) if claim.id in at_full else "",
+                    "full_stale": sources.listed(run["stale"]) if claim.id in at_full else "",
                 }
             )
     return pd.DataFrame(rows)
@@ -206,8 +206,7 @@ def _row(claim: Any) -> str:
 
 def _old(stale: str) -> str:
     """What changed since a run was recorded, if anything did."""
-    changed = escape(stale.replace("fourfold.", ""))
-    return f"<small>stale: {changed} changed since</small>" if stale else ""
+    return f"<small>stale: {escape(stale)} changed since</small>" if stale else ""
 
 
 def _to_chapter(claim: Any, text: str) -> str:

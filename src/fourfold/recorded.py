@@ -23,8 +23,6 @@ from fourfold.records import Record
 Tier = Literal["recorded", "full"]
 TIERS: tuple[Tier, ...] = ("recorded", "full")
 DATA = records.ROOT / "data"
-# Cells that make no number.
-_NO_NUMBERS = {"parameters", "nbval-ignore-output"}
 
 
 class Verdict(TypedDict):
@@ -66,15 +64,10 @@ def sources(slug: str) -> dict[str, str]:
     are hashed with its verdict, and parameters stand in the run itself.
     """
     # A chapter only reads runs, and need not wait for what reads notebooks and source.
-    import jupytext
-
     from fourfold import sources as dependencies
 
-    record = records.load(slug)
-    page = records.ROOT / "notebooks" / record.part / f"{slug}.md"
-    code = [c for c in jupytext.read(page, fmt="md:myst").cells if c.cell_type == "code"]
-    experiment = "\n".join(c.source for c in code if not _NO_NUMBERS & set(c.metadata.get("tags", [])))
-    return dependencies.hashes("notebook", experiment)
+    page = records.load(slug).notebook
+    return dependencies.hashes("notebook", dependencies.experiment(page))
 
 
 def keep(slug: str, tier: Tier, notebook: Path) -> Path:

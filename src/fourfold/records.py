@@ -311,6 +311,11 @@ class Record(_Model):
         return {name: spec.value(profile) for name, spec in self.parameters.items()}
 
     @property
+    def notebook(self) -> Path:
+        """The chapter's page; its pair has the suffix ``.ipynb``."""
+        return ROOT / "notebooks" / self.part / f"{self.slug}.md"
+
+    @property
     def has_chapter(self) -> bool:
         """Whether the chapter is built: from then on the record carries parameters."""
         return bool(self.parameters)

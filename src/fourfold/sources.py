@@ -1,38 +1,37 @@
 """What numbers depend on: the definitions that a piece of code reaches through its imports.
 
-A recorded run keeps a hash for each module that it used, of the functions, classes and constants that it
-reached there and of nothing else: a function added to a shared room, a comment or a docstring does not make
-old numbers look out of date, and a changed line that they went through does.
+A recorded run keeps a hash for each function, class and constant that it reached, by name: a function added
+to a shared room, a comment or a docstring does not make old numbers look out of date, and a changed line
+that they went through does. Where a definition lives is not hashed: imports are left out, and a name from
+elsewhere is written as what it was imported from, so that a module may be moved, renamed or split.
 """
 
 import ast
 import copy
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import jupytext
+from nbformat import NotebookNode
 
 from fourfold import records
 
 SOURCE = records.ROOT / "src"
-BOOKKEEPING = {
-    f"fourfold.{room}"
-    for room in (
-        "benchmark",
-        "chapter",
-        "explorer",
-        "figures",
-        "ledger",
-        "machine",
-        "recorded",
-        "records",
-        "sources",
-        "spot_check",
-    )
-}
+BOOKKEEPING = (
+    "fourfold.benchmark",
+    "fourfold.chapter",
+    "fourfold.explorer",
+    "fourfold.figures",
+    "fourfold.ledger",
+    "fourfold.machine",
+    "fourfold.recorded",
+    "fourfold.records",
+    "fourfold.sources",
+    "fourfold.spot_check",
+)
 """Rooms that draw and keep books: they change no number."""
 
 
@@ -52,15 +51,16 @@ class _Module:
         """Local name -> fourfold module."""
         self.imports: dict[str, Definition] = {}
         """Local name -> a definition in another fourfold module."""
+        self.foreign: dict[str, str] = {}
+        """Local name -> what it was imported from, outside fourfold."""
         self.definitions: dict[str, list[ast.stmt]] = {}
         self.always: list[ast.stmt] = []
         """Statements that define nothing, such as a call: part of whatever uses the module."""
         for node in ast.walk(tree):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 self._read_import(node)
-        for statement in tree.body:
-            if isinstance(statement, (ast.Import, ast.ImportFrom, ast.Pass)):
-                continue
+        self.body = [s for s in tree.body if not isinstance(s, (ast.Import, ast.ImportFrom))]
+        for statement in self.body:
             if names := _defined(statement):
                 for name in names:
                     self.definitions.setdefault(name, []).append(statement)
@@ -68,17 +68,40 @@ class _Module:
                 self.always.append(statement)
 
     def _read_import(self, node: ast.Import | ast.ImportFrom) -> None:
-        if isinstance(node, ast.Import):
-            self.modules |= {
-                alias.asname or alias.name: alias.name for alias in node.names if _ours(alias.name)
-            }
-            return
         for alias in node.names:
-            local, inside = alias.asname or alias.name, f"{node.module}.{alias.name}"
-            if _ours(inside):
-                self.modules[local] = inside
-            elif node.module and _ours(node.module):
+            if isinstance(node, ast.Import):
+                local, origin = alias.asname or alias.name, alias.name
+            else:
+                local, origin = alias.asname or alias.name, f"{node.module}.{alias.name}"
+            if _ours(origin):
+                self.modules[local] = origin
+            elif isinstance(node, ast.ImportFrom) and node.module and _ours(node.module):
                 self.imports[local] = Definition(node.module, alias.name)
+            else:
+                self.foreign[local] = origin
+
+    def written(self, statement: ast.stmt) -> str:
+        """A statement as text, the same under every Python and wherever its names are imported from."""
+        return ast.unparse(_FStringsAlike().visit(_WithoutImports(self).visit(copy.deepcopy(statement))))
+
+    def origin(self, dotted: str) -> str:
+        """What a dotted name stands for: a definition of ours by its name alone, others with their module."""
+        head, rest = self._split(dotted)
+        if head in self.modules:
+            return rest or self.modules[head].rpartition(".")[2]
+        if head in self.imports:
+            return ".".join(filter(None, (self.imports[head].name, rest)))
+        if head in self.foreign:
+            return ".".join(filter(None, (self.foreign[head], rest)))
+        return dotted
+
+    def _split(self, dotted: str) -> tuple[str, str]:
+        """The part of a dotted name that was imported, and the rest."""
+        for name in (*self.modules, *self.foreign):
+            if f"{dotted}.".startswith(f"{name}."):
+                return name, dotted[len(name) + 1 :]
+        head, _, rest = dotted.partition(".")
+        return head, rest
 
     def uses(self, statement: ast.stmt) -> Iterator[Definition]:
         """The definitions that a statement names; ``module=""`` is this one."""
@@ -86,14 +109,7 @@ class _Module:
         while waiting:
             node = waiting.pop()
             dotted = _dotted(node)
-            head, _, rest = next(
-                (
-                    (name, ".", dotted[len(name) + 1 :])
-                    for name in self.modules
-                    if f"{dotted}.".startswith(f"{name}.")
-                ),
-                dotted.partition("."),
-            )
+            head, rest = self._split(dotted)
             if head in self.modules:
                 # A module that is handed around as a whole may have anything of it used.
                 yield Definition(self.modules[head], rest.partition(".")[0] or "*")
@@ -105,7 +121,7 @@ class _Module:
                 waiting += ast.iter_child_nodes(node)
 
 
-def reached(source: str, without: Collection[str] = BOOKKEEPING) -> dict[str, set[str]]:
+def reached(source: str, without: tuple[str, ...] = BOOKKEEPING) -> dict[str, set[str]]:
     """module -> its definitions that ``source`` reaches, directly or through others."""
     found: dict[str, set[str]] = {}
     top = _Module(source)
@@ -113,7 +129,7 @@ def reached(source: str, without: Collection[str] = BOOKKEEPING) -> dict[str, se
     waiting += [Definition(module, "*") for name, module in top.modules.items() if "." in name]
     while waiting:
         module, name = waiting.pop()
-        if module in without or name in found.get(module, ()):
+        if f"{module}.".startswith(tuple(f"{room}." for room in without)) or name in found.get(module, ()):
             continue
         there = _module(module)
         if name in there.imports or name in there.modules:
@@ -128,15 +144,18 @@ def reached(source: str, without: Collection[str] = BOOKKEEPING) -> dict[str, se
 
 
 def hashes(name: str, source: str) -> dict[str, str]:
-    """name -> hash of ``source``, module -> hash of what it reaches there."""
-    texts = {name: meaning(source)}
+    """name -> hash of ``source``, and name -> hash of each definition that it reaches.
+
+    Definitions of one name in two modules share a hash. What a module does besides defining is ``*``.
+    """
+    texts: dict[str, list[str]] = {name: [meaning(source)]}
     for module, names in reached(source).items():
         there = _module(module)
-        used = {id(s) for s in _statements(there, names) + there.always}
-        lines = there.always + [s for group in there.definitions.values() for s in group]
-        ordered = sorted({id(s): s for s in lines if id(s) in used}.values(), key=lambda s: s.lineno)
-        texts[module] = "\n".join(_written(statement) for statement in ordered)
-    return {key: digest(text) for key, text in sorted(texts.items())}
+        texts.setdefault("*", []).extend(map(there.written, there.always))
+        for known in there.definitions if "*" in names else names & there.definitions.keys():
+            lines = map(there.written, there.definitions[known])
+            texts.setdefault(known, []).append("\n".join(lines))
+    return {key: digest("\n".join(sorted(found))) for key, found in sorted(texts.items()) if any(found)}
 
 
 def changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -144,9 +163,16 @@ def changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
 
 
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Names of what changed, in words; beyond ``most`` only their number."""
+    more = len(names) - most
+    return f"{', '.join(names[:most])} and {more} more" if more > 0 else ", ".join(names)
+
+
 def meaning(source: str) -> str:
-    """Source without comments and docstrings: what can change a number."""
-    return _written(_WithoutDocstrings().visit(ast.parse(source)))
+    """Source without comments, docstrings and imports: what can change a number."""
+    module = _Module(source)
+    return "\n".join(map(module.written, module.body))
 
 
 def digest(text: str) -> str:
@@ -159,13 +185,26 @@ def forget() -> None:
     _module.cache_clear()
 
 
+def experiment(notebook: Path) -> str:
+    """The code of a page that its numbers go through.
+
+    Without its parameters, which a run states itself; and of a cell that draws, only what it does up to the
+    last thing that it keeps or judges.
+    """
+    parts = []
+    for cell in _code_cells(notebook):
+        tags = cell.metadata.get("tags", [])
+        if "parameters" not in tags:
+            parts.append(_until_kept(cell.source) if "nbval-ignore-output" in tags else cell.source)
+    return "\n".join(parts)
+
+
 def files(notebook: Path) -> list[str]:
     """The files of the modules that a page runs, relative to the project: Snakemake does not see imports.
 
     Whole modules, book-keeping too: a page runs again too often rather than too seldom.
     """
-    cells = jupytext.read(notebook, fmt="md:myst").cells
-    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    source = "\n".join(cell.source for cell in _code_cells(notebook))
     found: set[str] = {"fourfold.chapter"}
     waiting = [_Module(source), _module("fourfold.chapter")]
     while waiting:
@@ -174,6 +213,23 @@ def files(notebook: Path) -> list[str]:
         waiting += [_module(module) for module in named - found]
         found |= named
     return sorted(str(_file(module).relative_to(records.ROOT)) for module in found)
+
+
+def _code_cells(notebook: Path) -> list[NotebookNode]:
+    cells = jupytext.read(notebook, fmt="md:myst").cells
+    return [cell for cell in cells if cell.cell_type == "code"]
+
+
+def _until_kept(source: str) -> str:
+    statements = ast.parse(source).body
+    kept = [
+        i
+        for i, statement in enumerate(statements)
+        if any(
+            isinstance(node, ast.Attribute) and node.attr in ("keep", "judge") for node in ast.walk(statement)
+        )
+    ]
+    return "\n".join(map(ast.unparse, statements[: kept[-1] + 1])) if kept else ""
 
 
 def _statements(module: _Module, names: Collection[str]) -> list[ast.stmt]:
@@ -217,11 +273,6 @@ def _module(name: str) -> _Module:
     return _Module(_file(name).read_text(encoding="utf-8"))
 
 
-def _written(code: ast.AST) -> str:
-    """The code as text, the same under every Python."""
-    return ast.unparse(_FStringsAlike().visit(copy.deepcopy(code)))
-
-
 class _FStringsAlike(ast.NodeTransformer):
     """Puts each f-string into the quotes that Python 3.11 gives it, which wrote the first recorded hashes.
 
@@ -260,6 +311,32 @@ def _escaped(sign: str, plain: bool) -> str:
 
 
 class _WithoutDocstrings(ast.NodeTransformer):
-    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+    """Drops docstrings, and statements that do nothing."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         bare = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return ast.copy_location(ast.Pass(), node) if bare else node
+        return None if bare else node
+
+    def visit_Pass(self, _: ast.Pass) -> None:
+        return None
+
+
+class _WithoutImports(ast.NodeTransformer):
+    """Drops imports, and writes each name as what it was imported from."""
+
+    def __init__(self, module: _Module):
+        self.module = module
+
+    def visit_Import(self, _: ast.Import) -> None:
+        return None
+
+    def visit_ImportFrom(self, _: ast.ImportFrom) -> None:
+        return None
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.copy_location(ast.Name(self.module.origin(node.id), node.ctx), node)
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        if dotted := _dotted(node):
+            return ast.copy_location(ast.Name(self.module.origin(dotted), node.ctx), node)
+        return self.generic_visit(node)

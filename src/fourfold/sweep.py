@@ -27,7 +27,6 @@ that the numbers went through. A point in the table is not run again until one o
 """
 
 import argparse
-import ast
 import csv
 import io
 import itertools
@@ -42,13 +41,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import jupytext
 import nbformat
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fourfold import parameters, records, runs
+from fourfold import recorded as recorded_runs
 from fourfold import sources as dependencies
 
 SWEEPS = records.ROOT / "sweeps"
@@ -225,35 +224,6 @@ def _steps(path: str, point: Point) -> list[str]:
     return [PLACEHOLDER.sub(value, step) for step in steps]
 
 
-def sources(chapter: str) -> dict[str, str]:
-    """name -> hash of everything that a number in a run of the chapter goes through.
-
-    Figures are left out, but for what a cell that draws does up to the last thing that it keeps.
-    """
-    record = records.load(chapter)
-    cells = jupytext.read(_notebook(record), fmt="md:myst").cells
-    code = []
-    for cell in (cell for cell in cells if cell.cell_type == "code"):
-        tags = cell.metadata.get("tags", [])
-        if "parameters" not in tags:
-            code.append(_until_kept(cell.source) if "nbval-ignore-output" in tags else cell.source)
-    return dependencies.hashes("notebook", "\n".join(code))
-
-
-def _notebook(record: records.Record) -> Path:
-    return records.ROOT / "notebooks" / record.part / f"{record.slug}.md"
-
-
-def _until_kept(source: str) -> str:
-    statements = ast.parse(source).body
-    keeping = [
-        i
-        for i, statement in enumerate(statements)
-        if any(isinstance(node, ast.Attribute) and node.attr == "keep" for node in ast.walk(statement))
-    ]
-    return "\n".join(map(ast.unparse, statements[: keeping[-1] + 1])) if keeping else ""
-
-
 def failure(notebook: Path) -> str | None:
     """Why a point has no numbers, in a line; None if it ran to its end."""
     if not notebook.is_file():
@@ -427,7 +397,7 @@ def load(name: str) -> dict[str, Any] | None:
     return {
         **about,
         "rows": rows,
-        "stale": dependencies.changed(about["sources"], sources(about["chapter"])),
+        "stale": dependencies.changed(about["sources"], recorded_runs.sources(about["chapter"])),
         "missing": len(points - set(rows.point)),
         "seconds": sum(sum(entry["seconds"].values()) for entry in about["machines"]),
     }
@@ -482,7 +452,7 @@ def run(sweep: Sweep, profile: str) -> Path:
     Raises:
         SweepError: as `keep` does, or if the code was changed meanwhile.
     """
-    hashes = sources(sweep.chapter)
+    hashes = recorded_runs.sources(sweep.chapter)
     notebooks = prepare(sweep, hashes)
     number = len(sweep.points)
     print(f"{sweep.title}: {number} runs, {number - len(notebooks)} of them recorded", flush=True)
@@ -497,7 +467,7 @@ def run(sweep: Sweep, profile: str) -> Path:
             check=False,
         )
     dependencies.forget()
-    if changed := dependencies.changed(hashes, sources(sweep.chapter)):
+    if changed := dependencies.changed(hashes, recorded_runs.sources(sweep.chapter)):
         (RUNS / sweep.chapter / SOURCES).unlink()
         raise SweepError(f"{', '.join(changed)} changed while the sweep ran: run it again")
     return keep(sweep, hashes)
