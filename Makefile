@@ -10,7 +10,7 @@ PORT ?= 8000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # A kernel that does not announce its transport at every start.
 export JUPYTER_PATH := $(CURDIR)/workflow/jupyter
-BUILD = python -m fourfold.build --quiet rules --profile $(PROFILE)
+BUILD = python -m fourfold.book.snakemake --quiet rules --profile $(PROFILE)
 READY = .venv/.ready
 # One thread a process: tests and chapters run beside one another, and threads would change numbers.
 PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(if $(KERNELS),python tests/processors.py $(KERNELS)) \
@@ -64,7 +64,7 @@ full: need-name ## run one chapter at its full parameters and record it: NAME=co
 
 sweep: $(READY) ## run one chapter over a grid of parameters and record the table: FILE=sweeps/convsharevit.yml
 	@test -n "$(FILE)" || { echo "say which sweep: make sweep FILE=sweeps/convsharevit.yml" >&2; exit 2; }
-	@python -m fourfold.sweep "$(FILE)" --profile "$(PROFILE)"
+	@python -m fourfold.recorded.sweep_run "$(FILE)" --profile "$(PROFILE)"
 
 bench: $(READY) ## time ours against the peers, side by side in one run; print ratios and record them
 	for bench in benchmarks/*.py; do OMP_NUM_THREADS=1 python $$bench; done
@@ -72,7 +72,7 @@ bench: $(READY) ## time ours against the peers, side by side in one run; print r
 faults: $(READY) ## interrupt, starve and deceive a small book's build; record what was lost in data/faults.json
 	mkdir -p logs
 	status=0; OMP_NUM_THREADS=1 pytest tests/robust --junitxml=logs/faults.xml || status=$$?; \
-		python -m fourfold.faults keep logs/faults.xml && exit $$status
+		python -m fourfold.recorded.faults keep logs/faults.xml && exit $$status
 
 sync: $(READY) ## after an edit of notebooks/*.md: run what changed and refresh the paired .ipynb
 	$(BUILD) chapters
@@ -100,7 +100,7 @@ audit: $(READY) ## look up known vulnerabilities of the pins
 	@# In an environment of its own: what audits the pins is none of them.
 	@test -x .venv/audit/bin/pip-audit || { python -m venv .venv/audit \
 		&& .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; }
-	@python -m fourfold.audit .venv/audit/bin/pip-audit
+	@python -m fourfold.book.audit .venv/audit/bin/pip-audit
 
 clean: ## remove everything generated but the environment
 	rm -rf _build logs book/chapters book/papers.bib .snakemake .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""A notebook that nbval reruns is as deaf to the user's IPython as one that `fourfold.run` runs."""
+"""A notebook that nbval reruns is as deaf to the user's IPython as one that `fourfold.book.execute` runs."""
 
 import os
 import tempfile

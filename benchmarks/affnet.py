@@ -10,8 +10,9 @@ from functools import partial
 import torch
 from torch import nn
 
-from fourfold import benchmark, mixers, training
+from fourfold import mixers, training
 from fourfold.frequency import affnet
+from fourfold.recorded import benchmark
 
 CHANNELS = 32
 SIDES = (16, 20, 24, 28, 32, 40, 48, 64)

@@ -16,7 +16,9 @@ from typing import Any
 
 import nbformat
 
-from fourfold import benchmark, book, records, run_log, runs
+from fourfold.book import commands, run_log
+from fourfold.judging import records
+from fourfold.recorded import benchmark, executed
 
 NBCONVERT = "nbconvert==7.17.2"
 CHANGED = "notebooks/optics/convsharevit.md"
@@ -90,7 +92,7 @@ def _peer(folder: Path) -> str:
     subprocess.run([str(folder / "bin" / "pip"), "install", "--quiet", NBCONVERT], check=True)
     # Its kernel is its own Python, which sees the book's packages behind nbconvert's.
     (library,) = folder.glob("lib/python3.*/site-packages")
-    (library / "book.pth").write_text(sysconfig.get_path("purelib"))
+    (library / "commands.pth").write_text(sysconfig.get_path("purelib"))
     return str(folder / "bin" / "jupyter-nbconvert")
 
 
@@ -117,11 +119,11 @@ def _chapters(folder: Path) -> dict[str, dict[str, float]]:
 
 def _cells_that_differ(one: Path, other: Path) -> int:
     """Cells whose compared text differs; pictures are never compared."""
-    cells = [runs.code_cells(nbformat.read(notebook, as_version=4)) for notebook in (one, other)]
+    cells = [executed.code_cells(nbformat.read(notebook, as_version=4)) for notebook in (one, other)]
     return sum(
         _text(mine) != _text(yours)
         for mine, yours in zip(*cells, strict=True)
-        if book.IGNORED not in mine.metadata.get("tags", ())
+        if commands.IGNORED not in mine.metadata.get("tags", ())
     )
 
 

@@ -9,8 +9,9 @@ from functools import partial
 import torch
 from torch.nn.functional import cross_entropy
 
-from fourfold import benchmark, training
+from fourfold import training
 from fourfold.optics.convsharevit import convsharevit
+from fourfold.recorded import benchmark
 
 BATCH, TOKENS, SIDE = 64, 6, 8
 

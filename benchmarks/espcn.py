@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from fourfold import benchmark, training
-from fourfold.image_pairs import enlarge
+from fourfold import training
+from fourfold.data.image_pairs import enlarge
+from fourfold.recorded import benchmark
 from fourfold.restoration import espcn
 
 Calls = dict[str, Callable[[], Any]]

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
-from fourfold import benchmark, training
-from fourfold.optical_conv import fft_conv2d, forget, optical_conv2d
+from fourfold import training
+from fourfold.bench4f.optical_conv import fft_conv2d, forget, optical_conv2d
+from fourfold.bench4f.propagation import FOCAL, WAVELENGTH, critical_pitch, embed, lens_phase, upright
 from fourfold.optics.four_f import field_by_field
-from fourfold.propagation import FOCAL, WAVELENGTH, critical_pitch, embed, lens_phase, upright
+from fourfold.recorded import benchmark
 
 ROUNDS = 15
 # Seconds a round of each contestant: several calls in a row, as in training. The first one after another

@@ -9,8 +9,9 @@ from functools import partial
 
 import torch
 
-from fourfold import benchmark, training
-from fourfold.frequency_compared import MIXERS
+from fourfold import training
+from fourfold.compared.frequency import MIXERS
+from fourfold.recorded import benchmark
 
 CHANNELS = 32
 SIDES = (16, 20, 24, 32, 40, 48, 64)

@@ -12,8 +12,9 @@ import torch
 from e3nn import o3
 from torch import Tensor
 
-from fourfold import benchmark, training
+from fourfold import training
 from fourfold.frequency import gaunt_tensor_product as paper
+from fourfold.recorded import benchmark
 
 ROUNDS, BATCH = 15, 64
 DEGREES = {"dense": (1, 2, 3, 4, 6, 8), "e3nn": (1, 2, 3, 4, 6), "fourier": (1, 2, 3, 4, 6, 8, 10, 12)}

@@ -9,8 +9,9 @@ from functools import partial
 
 import torch
 
-from fourfold import benchmark, training
+from fourfold import training
 from fourfold.frequency.litv2 import MSA, SRA, HiLo, WindowAttention
+from fourfold.recorded import benchmark
 
 BATCH, SIDE, DIM, HEADS, ROUNDS = 4, 14, 768, 12, 15
 LAYERS = {

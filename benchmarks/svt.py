@@ -6,8 +6,9 @@ on one thread.
 
 import torch
 
-from fourfold import benchmark, training
+from fourfold import training
 from fourfold.frequency.svt import DenseBlend, EinsteinBlend
+from fourfold.recorded import benchmark
 
 CHANNELS, SIDE, BATCH = 64, 28, 2
 

@@ -14,14 +14,14 @@ import pytest
 from nbformat import NotebookNode
 from nbval.plugin import IPyNbFile
 
-from fourfold import runs
+from fourfold.recorded import executed
 
 
 class Recording:
     """What nbval asks of a kernel, answered from the cells of a run."""
 
     def __init__(self, ran: NotebookNode):
-        self._cells = iter(runs.code_cells(ran))
+        self._cells = iter(executed.code_cells(ran))
         self._messages: Iterator[dict] = iter(())
 
     def is_alive(self) -> bool:
@@ -56,15 +56,15 @@ def differences(notebook: Path, run: Path, session: pytest.Session) -> dict[str,
         ValueError: if the run is of other code than the notebook.
     """
     ran = nbformat.read(run, as_version=4)
-    executed = [cell.execution_count is not None for cell in runs.code_cells(ran)]
+    was_run = [cell.execution_count is not None for cell in executed.code_cells(ran)]
     compared = IPyNbFile.from_parent(session, path=notebook)
     cells = list(compared.collect())
-    if [cell.cell.source for cell in cells] != [cell.source for cell in runs.code_cells(ran)]:
+    if [cell.cell.source for cell in cells] != [cell.source for cell in executed.code_cells(ran)]:
         raise ValueError(f"{run.name} was executed from other code than {notebook.name} has")
     compared.kernel = Recording(ran)
     compared.setup_sanitize_files()
     failed = {}
-    for cell in itertools.compress(cells, executed):
+    for cell in itertools.compress(cells, was_run):
         try:
             with suppress(pytest.skip.Exception):
                 cell.runtest()

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourfold import parameters, records
-from fourfold.parameters import ParameterError
+from fourfold.judging import parameters, records
+from fourfold.judging.parameters import ParameterError
 
 PARAMETERS = [
     pytest.param(record, name, id=f"{record.slug}-{name}")

@@ -4,8 +4,11 @@ import json
 
 import pytest
 
-from fourfold import cover, open_chapter, recorded, records, training
-from fourfold.parameters import ParameterError
+from fourfold import open_chapter, training
+from fourfold.book import cover
+from fourfold.judging import records
+from fourfold.judging.parameters import ParameterError
+from fourfold.recorded import evidence
 
 RECORD = records.load("convsharevit")
 QUICK = RECORD.values("quick")
@@ -56,12 +59,12 @@ def test_a_build_takes_its_verdict_from_the_record_and_any_other_run_from_itself
     given = (claim.id, values["criterion"], values["control"], values["condition"])
     twenty = open_chapter("convsharevit", RECORD.values("recorded")).judge(*given)
     run = {"parameters": RECORD.values("recorded"), "started": "2026-01-02", "processor": "A CPU"}
-    monkeypatch.setattr(recorded, "read", lambda slug, tier: None)
+    monkeypatch.setattr(evidence, "read", lambda slug, tier: None)
     assert open_chapter("convsharevit", QUICK).judge(*given).word == "not recorded yet"
     custom = open_chapter("convsharevit", QUICK | {"seed": 7}).judge(*given)
     assert (custom.word, custom.findings) == (twenty.word, twenty.findings)
     kept = run | {"verdicts": [twenty.to_metadata()]}
-    monkeypatch.setattr(recorded, "read", lambda slug, tier: kept if tier == "recorded" else None)
+    monkeypatch.setattr(evidence, "read", lambda slug, tier: kept if tier == "recorded" else None)
     quick = open_chapter("convsharevit", QUICK).judge(*given)
     assert (quick.word, quick.basis) == (
         twenty.word,

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fourfold import faults
+from fourfold.recorded import faults
 
 # What pytest writes, shortened.
 JUNIT = """<?xml version="1.0" encoding="utf-8"?>

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import pytest
 import quickjs
 
-from fourfold.records import ROOT
+from fourfold.judging.records import ROOT
 
 SCRIPT = (ROOT / "book" / "_static" / "figure_data.js").read_text(encoding="utf-8")
 # What a browser has and the engine here has not.

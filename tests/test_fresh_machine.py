@@ -14,7 +14,7 @@ from pathlib import Path
 import pip
 import pytest
 
-from fourfold.records import ROOT
+from fourfold.judging.records import ROOT
 
 PYTHONS = ("python3.13", "python3.12", "python3.11", "python3")
 

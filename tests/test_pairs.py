@@ -9,20 +9,22 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from fourfold import records, run, runs
+from fourfold.book import execute
+from fourfold.judging import records
+from fourfold.recorded import executed
 
 from .replay import compare, differences
 
 
 @pytest.mark.parametrize("record", records.chapters(), ids=lambda record: record.slug)
 def test_the_run_of_a_chapter_says_what_its_pair_says(record, request):
-    page, made = runs.NOTEBOOKS / record.part / f"{record.slug}.md", runs.of(record)
+    page, made = executed.NOTEBOOKS / record.part / f"{record.slug}.md", executed.of(record)
     try:
-        runs.weave(page, made)
+        executed.weave(page, made)
     except (FileNotFoundError, ValueError) as error:
         pytest.fail(f"there is no run of {page.name} as it is now, make book first: {error}", pytrace=False)
     compare(page.with_suffix(".ipynb"), made, request.session)
-    assert runs.failure(made) is None
+    assert executed.failure(made) is None
 
 
 def shown(data, **metadata):
@@ -116,7 +118,7 @@ def test_it_fails_where_nbval_fails_and_says_the_same(tmp_path, request):
     ]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(new_notebook(cells=cells, metadata=kernel), notebook)
-    run.run(notebook, made, {})
+    execute.run(notebook, made, {})
     ours = differences(notebook, made, request.session)
     (tmp_path / "conftest.py").write_text(CONFTEST)
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-p", "no:cacheprovider"]

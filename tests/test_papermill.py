@@ -10,7 +10,8 @@ import papermill
 import pytest
 
 import fourfold
-from fourfold import parameters, records, runs
+from fourfold.judging import parameters, records
+from fourfold.recorded import executed
 
 PAPERMILL = Path(sys.executable).with_name("papermill")
 CHEAPEST = records.load("gaunt_tensor_product")
@@ -19,7 +20,7 @@ WRONG = {"seed": -1, "sed": 7, "frequency": "1e-3", "seeds": "true"}
 
 
 def pair(record):
-    return runs.NOTEBOOKS / record.part / f"{record.slug}.ipynb"
+    return executed.NOTEBOOKS / record.part / f"{record.slug}.ipynb"
 
 
 def refusals(record):
@@ -60,7 +61,7 @@ def test_a_papermill_that_is_given_wrong_parameters_ends_with_the_cell_that_refu
     assert ended.returncode != 0
     for words in refusals(CHEAPEST):
         assert words in ended.stderr
-    cells = runs.code_cells(nbformat.read(tmp_path / "out.ipynb", as_version=4))
+    cells = executed.code_cells(nbformat.read(tmp_path / "out.ipynb", as_version=4))
     # The parameters, papermill's own cell, and the one that refused.
     assert sum(cell.execution_count is not None for cell in cells) == 3
     (given,) = [cell for cell in cells if "injected-parameters" in cell.metadata.tags]

@@ -8,7 +8,8 @@ import jupytext
 import nbformat
 import pytest
 
-from fourfold import records, runs
+from fourfold.judging import records
+from fourfold.recorded import executed
 
 from . import processors
 from .replay import compare
@@ -40,22 +41,22 @@ def test_the_libraries_take_the_kernels_that_they_are_told(kind, found):
 
 
 def test_a_chapter_prints_the_same_under_old_kernels(tmp_path, request):
-    page, run = runs.NOTEBOOKS / SAMPLE.part / f"{SAMPLE.slug}.md", tmp_path / "old.ipynb"
-    command = [sys.executable, "-m", "fourfold.run", page, run]
+    page, run = executed.NOTEBOOKS / SAMPLE.part / f"{SAMPLE.slug}.md", tmp_path / "old.ipynb"
+    command = [sys.executable, "-m", "fourfold.book.execute", page, run]
     subprocess.run([sys.executable, processors.__file__, "old", *command], check=True)
     compare(page.with_suffix(".ipynb"), run, request.session)
 
 
 def test_a_chapter_with_the_baseline_in_the_place_of_its_mechanism_disagrees_there_too(tmp_path):
-    cells = jupytext.read(runs.NOTEBOOKS / SAMPLE.part / f"{SAMPLE.slug}.md", fmt="md:myst")
+    cells = jupytext.read(executed.NOTEBOOKS / SAMPLE.part / f"{SAMPLE.slug}.md", fmt="md:myst")
     (judging,) = [i for i, cell in enumerate(cells.cells) if '"C3",\n    criteria' in cell.source]
     swapped = nbformat.v4.new_code_cell("paper.selu = relu")
     cells.cells[judging:] = [swapped, cells.cells[judging]]
     page, run = tmp_path / "swapped.ipynb", tmp_path / "run.ipynb"
     nbformat.write(cells, page)
-    command = [sys.executable, "-m", "fourfold.run", page, run]
+    command = [sys.executable, "-m", "fourfold.book.execute", page, run]
     subprocess.run([sys.executable, processors.__file__, "old", *command], check=True)
-    (face,) = [face for face in runs.faces(run, "verdict") if face["claim"] == "C3"]
+    (face,) = [face for face in executed.faces(run, "verdict") if face["claim"] == "C3"]
     checks = {finding["name"]: finding["spot_check"]["agrees"] for finding in face["findings"]}
     assert checks["variance"] is checks["noisy_variance"] is False
     assert checks["relu_collapses"] is checks["relu_mean"] is True, "what was not swapped still agrees"

@@ -8,12 +8,16 @@ import tomllib
 
 import jupytext
 import nbformat
+import plotly.graph_objects as go
 import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from fourfold import book, figures, parameters, records, runs, site
-from fourfold.records import ROOT
+from fourfold import figures
+from fourfold.book import commands, html
+from fourfold.judging import parameters, records
+from fourfold.judging.records import ROOT
+from fourfold.recorded import executed
 
 CHAPTERS = records.chapters()
 SLUGS = [record.slug for record in CHAPTERS]
@@ -43,15 +47,15 @@ def test_each_chapter_is_in_its_four_places_and_in_the_contents():
     assert names_in("src/fourfold", "*.py") == expected
     assert names_in("tests", "test_*.py") == expected
     in_toc = {
-        tuple(f.split("/")[1:]) for f in site.toc_files() if f.startswith("chapters/") and f.count("/") == 2
+        tuple(f.split("/")[1:]) for f in html.toc_files() if f.startswith("chapters/") and f.count("/") == 2
     }
     assert in_toc == expected
 
 
 def test_every_page_of_the_contents_has_a_source():
     made = {f"chapters/{r.part}/{r.slug}" for r in CHAPTERS}
-    made |= {f"chapters/{page.stem}" for page in runs.NOTEBOOKS.glob("*.md")}
-    prose = set(site.toc_files()) - made
+    made |= {f"chapters/{page.stem}" for page in executed.NOTEBOOKS.glob("*.md")}
+    prose = set(html.toc_files()) - made
     assert {str(p.relative_to(ROOT / "book").with_suffix("")) for p in (ROOT / "book").rglob("*.md")} == prose
 
 
@@ -71,7 +75,7 @@ class TestChapter:
         assert headings[-2:] == ["## What surprised us", "## What small scale cannot show"]
 
     def test_the_pair_is_in_sync(self, record, markdown):
-        kept, made = nbformat.read(markdown.with_suffix(".ipynb"), as_version=4), book.pair(markdown)
+        kept, made = nbformat.read(markdown.with_suffix(".ipynb"), as_version=4), commands.pair(markdown)
         assert kept.metadata == made.metadata, "run make sync"
         for old, new in zip(kept.cells, made.cells, strict=True):
             tags = [cell.metadata.get("tags", []) for cell in (old, new)]
@@ -107,7 +111,7 @@ class TestChapter:
 
     def test_figures_are_not_compared_and_nothing_else_is_skipped(self, record, cells):
         for cell in (c for c in cells if c.cell_type == "code"):
-            ignored = book.IGNORED in cell.metadata.get("tags", [])
+            ignored = commands.IGNORED in cell.metadata.get("tags", [])
             assert ignored or "figures.show(" not in cell.source, cell.source[:80]
             drawn = "figures." in cell.source or "explorer(" in cell.source
             assert drawn or not ignored, cell.source[:80]
@@ -219,7 +223,7 @@ def test_papers_import_shared_rooms_and_never_each_other():
 
 
 def test_each_paper_is_in_the_bibliography_once():
-    entries = "\n".join(book.bibtex(record) for record in records.load_all())
+    entries = "\n".join(commands.bibtex(record) for record in records.load_all())
     keys = re.findall(r"^@\w+\{(\w+),", entries + (ROOT / "book" / "references.bib").read_text(), flags=re.M)
     assert len(set(keys)) == len(keys)
     assert {record.slug for record in records.load_all()} <= set(keys)
@@ -227,13 +231,13 @@ def test_each_paper_is_in_the_bibliography_once():
 
 def test_figure_needs_words():
     with pytest.raises(ValueError, match="lower-case words"):
-        figures.show(figures.go.Figure(), name="One Pass", caption="c", alt="a")
+        figures.show(go.Figure(), name="One Pass", caption="c", alt="a")
     with pytest.raises(ValueError, match="needs a caption and an alt text"):
-        figures.show(figures.go.Figure(), name="one-pass", caption=" ", alt="a")
+        figures.show(go.Figure(), name="one-pass", caption=" ", alt="a")
 
 
 def test_figure_faces_cannot_break_out_of_the_page():
-    plot = figures.go.Figure(figures.go.Scatter(y=[1, 2], name="</script><b>"))
+    plot = go.Figure(go.Scatter(y=[1, 2], name="</script><b>"))
     data = figures.show(plot, name="one-pass", caption="a < b", alt="it's")._repr_mimebundle_()
     assert data["text/html"].count("</script>") == 1
     assert "a &lt; b" in data["text/html"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from fourfold.records import ROOT
+from fourfold.judging.records import ROOT
 
 CODE = sorted(
     path
@@ -183,7 +183,7 @@ def test_the_workflow_neither():
         "import pickle",
         "from pickle import loads",
         "import joblib as j",
-        "from sklearn import datasets; datasets.fetch_openml('x')",
+        "from sklearn import datasets; probes.fetch_openml('x')",
         "import urllib.request",
         "from urllib.request import urlopen",
         "from urllib import request",
@@ -249,16 +249,18 @@ import importlib
 for room in {[".".join(path.relative_to(ROOT / "src").with_suffix("").parts) for path in ROOMS]}:
     importlib.import_module(room.removesuffix(".__init__"))
 from e3nn import o3
-from fourfold import benchmark, datasets, image_pairs, images, recorded, records, tables
+from fourfold.data import image_pairs, images, probes, tables
+from fourfold.judging import records
+from fourfold.recorded import benchmark, evidence
 from fourfold.frequency import svt
-datasets.digits()
+probes.digits()
 images.photographs(list(images.PHOTOGRAPHS), 16)
 images.mnist5k(1, 1)
 [image_pairs.photograph(name) for name in image_pairs.PHOTOGRAPHS]
 [tables.load(name) for name in tables.NAMES]
 svt.filters()
 o3.wigner_3j(1, 1, 2)
-[recorded.load(path.stem, tier) for tier in recorded.TIERS for path in (recorded.DATA / tier).glob("*.json")]
+[evidence.load(path.stem, tier) for tier in evidence.TIERS for path in (evidence.DATA / tier).glob("*.json")]
 [benchmark.load(*path.stem.split(".")) for path in benchmark.RECORDS.glob("*.json")]
 records.load_all()
 """

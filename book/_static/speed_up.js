@@ -1,4 +1,4 @@
-/* The speed-up of a bench over a GPU. Python counted the passes N (fourfold.speed_up); here only
+/* The speed-up of a bench over a GPU. Python counted the passes N (fourfold.bench4f.speed_up); here only
    t = c N / (f B) and the division by it. No page is needed for `numbers` and `view`. */
 (globalThis.fourfoldFigures ??= {})["speed-up"] = (() => {
   "use strict";

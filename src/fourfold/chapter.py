@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fourfold import ledger, parameters, recorded, records, spot_check, training
-from fourfold.machine import machine
+from fourfold import training
+from fourfold.judging import card, parameters, records, spot_check
+from fourfold.recorded import evidence
+from fourfold.recorded.machine import machine
 
 
 @dataclass(frozen=True)
@@ -27,26 +29,26 @@ class Chapter:
         criteria: Mapping[str, Any],
         controls: Mapping[str, Any],
         conditions: Mapping[str, Any] | None = None,
-    ) -> ledger.Verdict:
-        """Judge one claim of this chapter's paper; see `fourfold.ledger.judge` and `fourfold.spot_check`."""
-        verdict = ledger.judge(self.record, claim_id, criteria, controls, conditions, profile=self.profile)
+    ) -> card.Verdict:
+        """Judge one claim of this chapter's paper, as `card.judge` and `spot_check.recall` do."""
+        verdict = card.judge(self.record, claim_id, criteria, controls, conditions, profile=self.profile)
         if self.profile != "quick":
             return verdict
         run = self.recorded_run()
-        basis = run and f"Recorded: {recorded.about(run)}."
-        return spot_check.recall(verdict, recorded.face(self.record, run, claim_id), basis or "")
+        basis = run and f"Recorded: {evidence.about(run)}."
+        return spot_check.recall(verdict, evidence.face(self.record, run, claim_id), basis or "")
 
     def keep(self, name: str, data: Any) -> "Kept":
         """Results that the book wants from a full run: made of dicts, lists, numbers, text and None."""
         return Kept(self.record.slug, name, data)
 
     def full_run(self) -> dict[str, Any] | None:
-        """The recorded full run of this chapter, or None; see `fourfold.recorded.load`."""
-        return recorded.load(self.record.slug, "full")
+        """The recorded full run of this chapter, or None; see `fourfold.recorded.evidence.load`."""
+        return evidence.load(self.record.slug, "full")
 
     def recorded_run(self) -> dict[str, Any] | None:
-        """The recorded run of twenty seeds, or None; see `fourfold.recorded.read`."""
-        return recorded.read(self.record.slug, "recorded")
+        """The recorded run of twenty seeds, or None; see `fourfold.recorded.evidence.read`."""
+        return evidence.read(self.record.slug, "recorded")
 
     def __str__(self) -> str:
         changed = {n: v for n, v in self.values.items() if v != self.record.parameters[n].quick}
@@ -79,7 +81,7 @@ class Kept:
         return f"kept: {self.name}"
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict, dict]:
-        face = {"kind": "data", "paper": self.paper, "name": self.name, "data": ledger.jsonable(self.data)}
+        face = {"kind": "data", "paper": self.paper, "name": self.name, "data": card.jsonable(self.data)}
         return {"text/plain": str(self)}, {"fourfold": face}
 
 
@@ -91,8 +93,8 @@ def open_chapter(slug: str, namespace: Mapping[str, Any]) -> Chapter:
         namespace: ``globals()`` of the notebook, right after its parameters cell.
 
     Raises:
-        fourfold.parameters.ParameterError: for parameters that cannot be used, before any compute.
-        fourfold.records.RecordError: when there is no valid record of that name.
+        fourfold.judging.parameters.ParameterError: for parameters that cannot be used, before any compute.
+        fourfold.judging.records.RecordError: when there is no valid record of that name.
     """
     record = records.load(slug)
     values = parameters.validate(record, namespace)

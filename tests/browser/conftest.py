@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fourfold import site
+from fourfold.book import html
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DESKTOP = {"width": 1280, "height": 900}
@@ -16,7 +16,7 @@ DESKTOP = {"width": 1280, "height": 900}
 
 def pytest_collection_modifyitems(items):
     reason = None
-    if not (site.HTML / "index.html").is_file():
+    if not (html.HTML / "index.html").is_file():
         reason = "the site is not built; run make book first"
     elif not CHROMIUM:
         reason = "no chromium on this machine, so nobody looked at the site as a reader does"
@@ -55,7 +55,7 @@ class _Server(SimpleHTTPRequestHandler):
         )
 
     def send_error(self, code, message=None, explain=None):
-        body = (site.HTML / "404.html").read_bytes()
+        body = (html.HTML / "404.html").read_bytes()
         self.send_response(code)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
@@ -70,7 +70,7 @@ class _Server(SimpleHTTPRequestHandler):
 @pytest.fixture(scope="session")
 def server():
     """The address of the book on a server of this machine."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Server, directory=site.HTML)) as listening:
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Server, directory=html.HTML)) as listening:
         thread = threading.Thread(target=listening.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{listening.server_port}{_Server.folder}"

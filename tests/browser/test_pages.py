@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 
-from fourfold import site
+from fourfold.book import html
 
 LOOK = (Path(__file__).parent / "look.js").read_text(encoding="utf-8")
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -62,7 +62,7 @@ class Reader:
         page, looks = self.page, {}
         seen = self.seen = Seen(looks=looks)
         page.set_viewport_size(DESKTOP)
-        page.goto((site.HTML / f"{name}.html").as_uri())
+        page.goto((html.HTML / f"{name}.html").as_uri())
         page.add_style_tag(content=STILL)
         page.evaluate("window.MathJax?.startup?.promise")
         page.wait_for_function("!document.querySelector('figure.fourfold') || window.Plotly")
@@ -134,17 +134,17 @@ class Pages:
         assert seen.looks["first by keyboard"] == "Skip to main content"
 
     def test_it_is_light_enough(self, seen):
-        shared = site.HTML / "_static", site.HTML / "plotly.min.js", site.HTML / "searchindex.js"
+        shared = html.HTML / "_static", html.HTML / "plotly.min.js", html.HTML / "searchindex.js"
         own = [file for file in seen.files if not any(file.is_relative_to(one) for one in shared)]
         assert sum(file.stat().st_size for file in own if file.is_file()) <= WEIGHT
 
 
 class TestOddPages(Pages):
-    names = site.toc_files()[0::2]
+    names = html.toc_files()[0::2]
 
 
 class TestEvenPages(Pages):
-    names = site.toc_files()[1::2]
+    names = html.toc_files()[1::2]
 
 
 def pytest_generate_tests(metafunc):

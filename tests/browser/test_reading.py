@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fourfold import site
+from fourfold.book import html
 
 BENCH = "chapters/optics/four_f"
 # A word of one chapter's title, and where it should lead.
@@ -12,7 +12,7 @@ WORD, FOUND = "Gaunt", "chapters/frequency/gaunt_tensor_product"
 
 
 def address(name: str) -> str:
-    return (site.HTML / f"{name}.html").as_uri()
+    return (html.HTML / f"{name}.html").as_uri()
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_dead_link_leads_back_from_any_depth(page, server, lost):
     assert len(addresses) >= 3
     for link in addresses:
         assert page.request.get(link).headers["content-type"] == "text/html"
-        assert (site.HTML / link.removeprefix(f"{server}/")).is_file()
+        assert (html.HTML / link.removeprefix(f"{server}/")).is_file()
     page.get_by_role("searchbox").fill(WORD)
     page.get_by_role("button").click()
     page.wait_for_url(f"{server}/search.html?q={WORD}")
@@ -163,14 +163,14 @@ def test_wide_equations_scroll_in_their_own_box_and_by_keyboard(page):
 
 
 def test_a_shared_link_has_a_title_words_and_a_picture(page):
-    for name in site.toc_files():
-        text = (site.HTML / f"{name}.html").read_text()
+    for name in html.toc_files():
+        text = (html.HTML / f"{name}.html").read_text()
         told = dict(re.findall(r'<meta property="og:(\w+)" content="([^"]*)"', text))
         assert told["title"], name
         assert len(told["description"]) > 20, name
         assert told["image"].endswith("card.png"), name
-    assert (site.HTML / "card.png").stat().st_size < 100_000
-    page.goto((site.HTML / "card.png").as_uri())
+    assert (html.HTML / "card.png").stat().st_size < 100_000
+    page.goto((html.HTML / "card.png").as_uri())
     assert page.evaluate("[document.images[0].naturalWidth, document.images[0].naturalHeight]") == [1200, 630]
 
 

@@ -5,10 +5,11 @@ import io
 
 import pytest
 
-from fourfold import ledger, ledger_page, records, site
+from fourfold.book import html, ledger_page
+from fourfold.judging import records, rule
 
-LEDGER = (site.HTML / "chapters" / "ledger.html").as_uri()
-LEAD = (site.HTML / "chapters" / "optics" / "convsharevit.html").as_uri()
+LEDGER = (html.HTML / "chapters" / "ledger.html").as_uri()
+LEAD = (html.HTML / "chapters" / "optics" / "convsharevit.html").as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def ids(claims):
         ("part", "optics"),
         ("paper", "four_f"),
         ("verdict", "not reproduced"),
-        ("verdict", ledger.UNJUDGED),
+        ("verdict", rule.UNJUDGED),
         ("full", "reproduced"),
     ],
 )

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from transformers import ViTConfig, ViTModel
 from transformers.models.vit.modeling_vit import ViTEmbeddings
 
-from fourfold import cost, ledger, parameters, records
+from fourfold import cost
 from fourfold.efficiency.evit import (
     FUSED,
     SELECTS,
@@ -31,6 +31,8 @@ from fourfold.efficiency.evit import (
     token_counts,
     tokens_kept,
 )
+from fourfold.judging import parameters, records
+from fourfold.judging.card import judge
 from fourfold.training import Recipe, seeded, shuffled, stream, train
 
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -389,7 +391,7 @@ RECORD = records.load("evit")
 @pytest.mark.parametrize(("accuracy", "word"), [(90.0, "reproduced"), (12.0, "inconclusive")])
 def test_networks_that_have_not_learnt_lose_nothing_and_show_nothing(accuracy, word):
     none, much = [0.0, 0.1] * 4, [5.0, 5.1] * 4
-    verdict = ledger.judge(
+    verdict = judge(
         RECORD,
         "C4a",
         {"drop_70": none, "drop_50": none},

@@ -10,7 +10,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import mse_loss
 
-from fourfold import cost, images, records, spectra, training
+from fourfold import cost, spectra, training
+from fourfold.data import images
 from fourfold.frequency.affnet import (
     SIZES,
     AFFMixer,
@@ -31,8 +32,9 @@ from fourfold.frequency.affnet import (
     swap_frequencies,
     with_interference,
 )
+from fourfold.judging import records
+from fourfold.judging.parameters import ParameterError, validate
 from fourfold.mixers import GlobalFilter, SelfAttention
-from fourfold.parameters import ParameterError, validate
 
 EXACT = {"rtol": 0, "atol": 1e-12}  # the record's C1
 MAPS = [(8, 8), (7, 9), (16, 12), (1, 5), (5, 1), (2, 2), (3, 4)]

@@ -11,7 +11,7 @@ from transformers import PvtConfig, SwinConfig
 from transformers.models.pvt.modeling_pvt import PvtEfficientSelfAttention
 from transformers.models.swin.modeling_swin import SwinAttention
 
-from fourfold import cost, records, spectra
+from fourfold import cost, spectra
 from fourfold.frequency.litv2 import (
     MSA,
     SIZES,
@@ -30,7 +30,8 @@ from fourfold.frequency.litv2 import (
     split_heads,
     to_windows,
 )
-from fourfold.parameters import ParameterError, validate
+from fourfold.judging import records
+from fourfold.judging.parameters import ParameterError, validate
 from fourfold.training import Recipe, seeded, shuffled, train
 
 EXACT = {"rtol": 0, "atol": 1e-12}

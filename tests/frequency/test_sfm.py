@@ -13,7 +13,8 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import Delaunay, cKDTree
 from torch.nn.functional import cross_entropy, grid_sample
 
-from fourfold import cost, images, spectra, training
+from fourfold import cost, spectra, training
+from fourfold.data import images
 from fourfold.frequency.sfm import (
     LPRM,
     LearnedSaliency,

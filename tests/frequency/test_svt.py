@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from fourfold import cost, records, spectra
+from fourfold import cost, spectra
 from fourfold.frequency.svt import (
     DENSE,
     ComplexMLP,
@@ -28,7 +28,8 @@ from fourfold.frequency.svt import (
     svt_h,
     svt_param_count,
 )
-from fourfold.parameters import ParameterError, validate
+from fourfold.judging import records
+from fourfold.judging.parameters import ParameterError, validate
 from fourfold.training import Recipe, seeded, shuffled, train
 
 EXACT = {"rtol": 0, "atol": 1e-12}

@@ -15,7 +15,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from fourfold import attention, cost, parameters, records
+from fourfold import attention, cost
 from fourfold.hybrids.cvt import (
     PEERS,
     SIZES,
@@ -31,6 +31,7 @@ from fourfold.hybrids.cvt import (
     small_spec,
     warp,
 )
+from fourfold.judging import parameters, records
 from fourfold.training import Recipe, seeded, shuffled, train
 
 EXACT = {"rtol": 0, "atol": 1e-12}

@@ -16,7 +16,9 @@ from torch.nn.functional import (
 )
 from transformers.models.cvt.modeling_cvt import CvtSelfAttentionConvProjection
 
-from fourfold import cost, parameters, records, signals, training
+from fourfold import cost, training
+from fourfold.data import signals
+from fourfold.judging import parameters, records
 from fourfold.optics.clst import (
     KDCNN,
     LSTM,

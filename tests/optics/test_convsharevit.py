@@ -14,9 +14,14 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import conv2d, cross_entropy, linear, scaled_dot_product_attention
 
-from fourfold import cost, ledger, light, recorded, records
+from fourfold import cost
 from fourfold.attention import Attention
-from fourfold.datasets import key_recall
+from fourfold.bench4f import light, throughput
+from fourfold.data.probes import key_recall
+from fourfold.judging import records
+from fourfold.judging.card import judge
+from fourfold.judging.parameters import ParameterError, validate
+from fourfold.judging.records import ROOT
 from fourfold.optics.convsharevit import (
     ARMS,
     DepthwiseMLP,
@@ -33,8 +38,7 @@ from fourfold.optics.convsharevit import (
     span_residual,
     transposition,
 )
-from fourfold.parameters import ParameterError, validate
-from fourfold.records import ROOT
+from fourfold.recorded import evidence
 from fourfold.training import Recipe, seeded, shuffled, train
 
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -455,7 +459,7 @@ def test_valid_and_linear_train_along_the_same_curve():
 )
 def test_valid_kernels_as_large_as_the_token_take_the_passes_that_light_counts(p, heads, ratio, plane, batch):
     heads = heads if p * p % heads == 0 else 1
-    shape, bench = light.ViTShape(145, p * p, 8, heads, ratio), light.Bench4f(plane, 1e6)
+    shape, bench = throughput.ViTShape(145, p * p, 8, heads, ratio), throughput.Bench4f(plane, 1e6)
     for arm, shared in {
         "valid": True,
         "linear": True,
@@ -464,13 +468,13 @@ def test_valid_kernels_as_large_as_the_token_take_the_passes_that_light_counts(p
     }.items():
         filled, counted = bench_passes(arm, shape, bench, batch)
         assert filled == (batch or max(1, light.capacity(plane, p) // 145))
-        assert counted == light.passes(shape, bench, filled, shared=shared)
+        assert counted == throughput.passes(shape, bench, filled, shared=shared)
 
 
 @pytest.mark.parametrize("arm", [arm for arm in SHARED if arm != "uniform"])
 def test_static_passes_are_the_kernels_and_maps_of_the_network_itself(arm):
     """A full plane takes one pass for each pair of kernel and input map that the layers hold as weights."""
-    shape = light.ViTShape(tokens=4, dim=64, depth=2, heads=4, mlp_ratio=2)
+    shape = throughput.ViTShape(tokens=4, dim=64, depth=2, heads=4, mlp_ratio=2)
     net = model(arm, tokens=3, depth=2)
     pairs = sum(
         layer.weight.shape[:2].numel() for layer in net.blocks.modules() if isinstance(layer, SharedConv)
@@ -480,12 +484,12 @@ def test_static_passes_are_the_kernels_and_maps_of_the_network_itself(arm):
         for layer in net.blocks.modules()
         if isinstance(layer, nn.Linear)
     )
-    _, counted = bench_passes(arm, shape, light.Bench4f(2160, 1e6))
+    _, counted = bench_passes(arm, shape, throughput.Bench4f(2160, 1e6))
     assert counted["static"] == pairs
 
 
 def test_same_padding_costs_fewer_passes_and_a_wider_tile():
-    shape, bench = light.ViTShape(145, 64, 8, 4, 2), light.Bench4f(2160, 1e6)
+    shape, bench = throughput.ViTShape(145, 64, 8, 4, 2), throughput.Bench4f(2160, 1e6)
     counts = {
         arm: bench_passes(arm, shape, bench) for arm in ("valid", "same3", "same7", "valid_depthwise_mlp")
     }
@@ -501,7 +505,7 @@ def test_same_padding_costs_fewer_passes_and_a_wider_tile():
 
 @pytest.mark.parametrize(("p", "heads"), [(4, 2), (8, 4)])
 def test_multiply_accumulates_are_those_of_a_vit(p, heads):
-    shape = light.ViTShape(tokens=7, dim=p * p, depth=3, heads=heads, mlp_ratio=2)
+    shape = throughput.ViTShape(tokens=7, dim=p * p, depth=3, heads=heads, mlp_ratio=2)
     one, more = (
         cost.macs(model("linear", p=p, tokens=6, heads=heads, depth=depth).blocks[0], (1, 7, p * p))
         for depth in (1, 3)
@@ -518,7 +522,7 @@ def conv(d_in: int = 64, d_out: int = 64, p: int = 8, k: int = 8, *args, **kwarg
 
 
 MAPS = torch.zeros(2, 3, 4, 4)
-BENCH = light.Bench4f(104, 1e6)
+BENCH = throughput.Bench4f(104, 1e6)
 NO_ARM = "arm must be one of linear, valid, .*, got 'dense'"
 REFUSED = [
     (lambda: conv(p=0), r"p, the side of a token, must be in 1\.\.32, got 0"),
@@ -565,16 +569,19 @@ REFUSED = [
     (lambda: conv(tokens=4)(torch.zeros(2, 5, 64)), r"x .*at most 4 tokens.*, got \(2, 5, 64\)"),
     (lambda: DepthwiseMLP(3, 4), r"k must be odd and in 1\.\.5 for same .*, got 7"),
     (lambda: DepthwiseMLP(8, 0), "tokens must be >= 1, .*got 0"),
-    (lambda: bench_passes("dense", light.ViTShape(4, 64, 1, 1, 1), BENCH), NO_ARM),
-    (lambda: bench_passes("valid", light.ViTShape(4, 60, 1, 1, 1), BENCH), "dim = 60: expected a square"),
+    (lambda: bench_passes("dense", throughput.ViTShape(4, 64, 1, 1, 1), BENCH), NO_ARM),
     (
-        lambda: bench_passes("valid5", light.ViTShape(4, 49, 1, 1, 1), BENCH),
+        lambda: bench_passes("valid", throughput.ViTShape(4, 60, 1, 1, 1), BENCH),
+        "dim = 60: expected a square",
+    ),
+    (
+        lambda: bench_passes("valid5", throughput.ViTShape(4, 49, 1, 1, 1), BENCH),
         "dim = 49: .* multiple of the 9 ",
     ),
-    (lambda: bench_passes("same7", light.ViTShape(4, 9, 1, 1, 1), BENCH), r"odd and in 1\.\.5 for same"),
+    (lambda: bench_passes("same7", throughput.ViTShape(4, 9, 1, 1, 1), BENCH), r"odd and in 1\.\.5 for same"),
     (
-        lambda: bench_passes("valid", light.ViTShape(4, 64, 1, 1, 1), BENCH, 0),
-        "batch = 0: expected at least 1",
+        lambda: bench_passes("valid", throughput.ViTShape(4, 64, 1, 1, 1), BENCH, 0),
+        "batch must be >= 1, got 0",
     ),
     (
         lambda: permutation_equivariance([], torch.zeros(2, 1, 9), torch.Generator()),
@@ -609,7 +616,7 @@ def test_what_would_not_fit_a_machine_is_refused(given, name):
 @pytest.mark.parametrize(("uniform", "word"), [(0.5, "not reproduced"), (0.4, "inconclusive")])
 def test_networks_that_learnt_nothing_yet_say_nothing_about_attention(uniform, word):
     learnt = [uniform] * 6
-    verdict = ledger.judge(
+    verdict = judge(
         RECORD, "C4a", {"solves": learnt, "attends": learnt}, {"uniform": learnt}, {"trained": learnt}
     )
     assert verdict.word == word
@@ -618,14 +625,14 @@ def test_networks_that_learnt_nothing_yet_say_nothing_about_attention(uniform, w
 def test_less_reliable_than_an_arm_that_never_learns_means_nothing():
     never = [False] * 20
     pair = {"same7_less_than_valid": (never, never)}, {"linear_less_than_valid": (never, never)}
-    assert ledger.judge(RECORD, "C4c", *pair, {"trained": never}).word == "inconclusive"
+    assert judge(RECORD, "C4c", *pair, {"trained": never}).word == "inconclusive"
     always = [True] * 20
     pair = {"same7_less_than_valid": (never, always)}, {"linear_less_than_valid": (always, always)}
-    assert ledger.judge(RECORD, "C4c", *pair, {"trained": always}).word == "reproduced"
+    assert judge(RECORD, "C4c", *pair, {"trained": always}).word == "reproduced"
 
 
 @pytest.mark.skipif(
-    recorded.face(RECORD, recorded.read("convsharevit", "recorded"), "C4a") is None,
+    evidence.face(RECORD, evidence.read("convsharevit", "recorded"), "C4a") is None,
     reason="there is no recorded run to disagree with",
 )
 def test_without_valid_padding_the_build_disagrees_with_the_record_and_nbval_fails(tmp_path):

@@ -8,13 +8,17 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d
 
-from fourfold import benchmark, datasets, ledger, records, training
-from fourfold.camera import Noise
-from fourfold.optical_conv import OpticalConv2d, optical_conv2d
+from fourfold import training
+from fourfold.bench4f.camera import Noise
+from fourfold.bench4f.optical_conv import OpticalConv2d, optical_conv2d
+from fourfold.bench4f.propagation import Bench
+from fourfold.data import probes
+from fourfold.judging import records
+from fourfold.judging.card import judge
+from fourfold.judging.parameters import ParameterError, validate
 from fourfold.optics import four_f
 from fourfold.optics.convsharevit import convsharevit
-from fourfold.parameters import ParameterError, validate
-from fourfold.propagation import Bench
+from fourfold.recorded import benchmark
 
 RECORD = records.load("four_f")
 
@@ -92,7 +96,7 @@ def test_pm_loses_less_than_half_a_decibel_to_its_closed_form_and_a_lossy_read_o
 
 
 def test_the_ideal_bench_trains_along_conv2ds_curve_and_an_unsplit_one_does_not():
-    learnt, unseen = datasets.digits()
+    learnt, unseen = probes.digits()
     data = training.shuffled(learnt.images[:128].double(), learnt.labels[:128])
     test = unseen.images[None, :64].double(), unseen.labels[None, :64]
 
@@ -113,7 +117,7 @@ def vit():
 
 @pytest.fixture(scope="module")
 def tokens():
-    return datasets.key_recall(5, generator=torch.Generator().manual_seed(0)).tokens.double()
+    return probes.key_recall(5, generator=torch.Generator().manual_seed(0)).tokens.double()
 
 
 @pytest.mark.parametrize("signed", ["split", "offset"])
@@ -187,7 +191,7 @@ def test_networks_that_are_not_trained_say_nothing_about_the_bench(accuracy, wor
     none, some = [0.0] * 6, [3.0] * 6
     criteria = {"same_curve": none, "photons_cost": none, "bits_cost": none}
     conditions = {"trained": [0.93] * 5 + [accuracy]}
-    assert ledger.judge(RECORD, "F5", criteria, {"unsplit": some}, conditions).word == word
+    assert judge(RECORD, "F5", criteria, {"unsplit": some}, conditions).word == word
 
 
 @pytest.mark.parametrize(

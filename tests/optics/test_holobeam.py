@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, special, stats
 
-from fourfold import parameters, records, training
+from fourfold import training
+from fourfold.judging import parameters, records
 from fourfold.optics.holobeam import (
     HMT,
     HOLDS,

@@ -13,7 +13,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import conv2d, pad
 
-from fourfold import parameters, records
+from fourfold.judging import parameters, records
 from fourfold.optics.mr_thermometry import (
     CModReLU,
     ComplexBatchNorm2d,

@@ -16,7 +16,10 @@ from torch.nn.functional import (
     pixel_unshuffle,
 )
 
-from fourfold import cost, image_pairs, ledger, parameters, records, training
+from fourfold import cost, training
+from fourfold.data import image_pairs
+from fourfold.judging import parameters, records
+from fourfold.judging.card import judge
 from fourfold.restoration.espcn import (
     ACTIVATIONS,
     ESPCN,
@@ -213,7 +216,7 @@ RECORD = records.load("espcn")
 @pytest.mark.parametrize(("on_learnt", "word"), [(0.3, "reproduced"), (-3.0, "inconclusive")])
 def test_networks_that_are_not_trained_are_no_evidence_for_an_activation(on_learnt, word):
     gap, none = [0.2] * 6, [0.0] * 6
-    verdict = ledger.judge(
+    verdict = judge(
         RECORD,
         "E5",
         {"every_seed": gap, "mean": gap},
@@ -227,9 +230,7 @@ def test_networks_that_are_not_trained_are_no_evidence_for_an_activation(on_lear
 def test_srcnn_that_trained_longer_is_no_evidence_at_equal_time(same_time, word):
     better, worse = [0.2] * 6, [-0.2] * 6
     conditions = {"trained": better, "same_time": [same_time] * 15}
-    verdict = ledger.judge(
-        RECORD, "E4b", {"over_srcnn": better}, {"mispaired": worse, "bicubic": worse}, conditions
-    )
+    verdict = judge(RECORD, "E4b", {"over_srcnn": better}, {"mispaired": worse, "bicubic": worse}, conditions)
     assert verdict.word == word
 
 

@@ -22,7 +22,8 @@ import nbformat
 import yaml
 from bs4 import BeautifulSoup
 
-from fourfold import records, runs
+from fourfold.judging import records
+from fourfold.recorded import executed
 
 OVERLAY = Path(__file__).parent / "small"
 MACHINERY = (
@@ -120,7 +121,7 @@ class SmallBook:
 
     def executed(self, chapter: str) -> Path:
         """Where the run of a page lies: ``theory/dice``, or ``ledger``."""
-        return self.root / runs.RUNS.relative_to(records.ROOT) / f"{chapter}.ipynb"
+        return self.root / executed.RUNS.relative_to(records.ROOT) / f"{chapter}.ipynb"
 
     def ledger(self) -> bytes:
         """The ledger that the site offers, and every verdict in full precision."""
@@ -187,7 +188,7 @@ def make(root: Path) -> SmallBook:
             shutil.copy2(source, target)
     shutil.copytree(OVERLAY, root, dirs_exist_ok=True)
 
-    collected = sorted(page.stem for page in runs.NOTEBOOKS.glob("*.md"))
+    collected = sorted(page.stem for page in executed.NOTEBOOKS.glob("*.md"))
     for name in collected:
         if not (page := root / "notebooks" / f"{name}.md").exists():
             page.write_text(STUB.format(name=name), encoding="utf-8")

@@ -16,7 +16,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourfold import benchmark, datasets, recorded, records
+from fourfold.data import cifar
+from fourfold.judging import records
+from fourfold.recorded import benchmark, evidence
 
 TIMES = 20
 
@@ -60,11 +62,11 @@ def serving(content: bytes) -> Iterator[str]:
 
 
 @pytest.fixture
-def cifar(monkeypatch, tmp_path):
+def cifar_archive(monkeypatch, tmp_path):
     """Where ``cifar100`` looks for its archive, here a small one, and a way to say who serves it."""
-    monkeypatch.setattr(datasets, "CIFAR100_MD5", MD5)
-    monkeypatch.setattr(datasets, "CIFAR100_URL", f"http://127.0.0.1:1/{NAME}")  # no one listens there
-    return tmp_path / NAME, lambda url: monkeypatch.setattr(datasets, "CIFAR100_URL", url)
+    monkeypatch.setattr(cifar, "CIFAR100_MD5", MD5)
+    monkeypatch.setattr(cifar, "CIFAR100_URL", f"http://127.0.0.1:1/{NAME}")  # no one listens there
+    return tmp_path / NAME, lambda url: monkeypatch.setattr(cifar, "CIFAR100_URL", url)
 
 
 def same(images, others) -> bool:
@@ -98,20 +100,20 @@ DAMAGE = pytest.mark.parametrize(
 
 
 @DAMAGE
-def test_a_damaged_archive_is_downloaded_again(fault, cifar, tmp_path, what, damage):
+def test_a_damaged_archive_is_downloaded_again(fault, cifar_archive, tmp_path, what, damage):
     row = fault(
         f"A downloaded archive is {what}", "at a place that hypothesis chooses; then the loader is asked"
     )
-    archive, served_by = cifar
+    archive, served_by = cifar_archive
     archive.write_bytes(ARCHIVE)
-    whole = datasets.cifar100(tmp_path)
+    whole = cifar.cifar100(tmp_path)
     wrong = []
 
     @settings(max_examples=TIMES)
     @given(damage(ARCHIVE))
     def heals(damaged):
         archive.write_bytes(damaged)
-        if not same(datasets.cifar100(tmp_path), whole) or archive.read_bytes() != ARCHIVE:
+        if not same(cifar.cifar100(tmp_path), whole) or archive.read_bytes() != ARCHIVE:
             wrong.append(damaged)
 
     with serving(ARCHIVE) as url:
@@ -122,9 +124,9 @@ def test_a_damaged_archive_is_downloaded_again(fault, cifar, tmp_path, what, dam
 
 
 @DAMAGE
-def test_without_network_a_damaged_archive_is_named_and_never_read(fault, cifar, tmp_path, what, damage):
+def test_without_network_a_damaged_archive_is_named_not_read(fault, cifar_archive, tmp_path, what, damage):
     row = fault(f"A downloaded archive is {what}, and there is no network", "then the loader is asked")
-    archive, _ = cifar
+    archive, _ = cifar_archive
     said = []
 
     @settings(max_examples=TIMES)
@@ -132,9 +134,9 @@ def test_without_network_a_damaged_archive_is_named_and_never_read(fault, cifar,
     def refused(damaged):
         archive.write_bytes(damaged)
         with pytest.raises(OSError, match="could not be downloaded") as caught:
-            datasets.cifar100(tmp_path)
+            cifar.cifar100(tmp_path)
         said.append(str(caught.value))
-        for part in (f"fetch {datasets.CIFAR100_URL} (md5 {MD5})", f"save it as {archive}"):
+        for part in (f"fetch {cifar.CIFAR100_URL} (md5 {MD5})", f"save it as {archive}"):
             assert part in said[-1]
 
     refused()
@@ -143,11 +145,11 @@ def test_without_network_a_damaged_archive_is_named_and_never_read(fault, cifar,
 
 
 @DAMAGE
-def test_a_server_that_lies_leaves_nothing(fault, cifar, tmp_path, what, damage):
+def test_a_server_that_lies_leaves_nothing(fault, cifar_archive, tmp_path, what, damage):
     row = fault(
         f"A server sends an archive that is {what}", "to a reader who has none, over HTTP on this machine"
     )
-    _, served_by = cifar
+    _, served_by = cifar_archive
     said, left = [], []
 
     @settings(max_examples=TIMES)
@@ -156,7 +158,7 @@ def test_a_server_that_lies_leaves_nothing(fault, cifar, tmp_path, what, damage)
         with serving(sent) as url:
             served_by(url)
             with pytest.raises(OSError, match=rf"could not be downloaded: .*{MD5}") as caught:
-                datasets.cifar100(tmp_path)
+                cifar.cifar100(tmp_path)
             assert hashlib.md5(sent).hexdigest() in str(caught.value.__cause__)
             assert url in str(caught.value)
         said.append(in_general(str(caught.value), f"{tmp_path}/", url.removesuffix(f"/{NAME}")))
@@ -171,8 +173,8 @@ def test_a_server_that_lies_leaves_nothing(fault, cifar, tmp_path, what, damage)
 
 KINDS = {
     "record of a paper": (records.PAPERS, "*.yml"),
-    "recorded run": (recorded.DATA / "recorded", "*.json"),
-    "recorded full run": (recorded.DATA / "full", "*.json"),
+    "recorded run": (evidence.DATA / "recorded", "*.json"),
+    "recorded full run": (evidence.DATA / "full", "*.json"),
     "recorded benchmark": (benchmark.RECORDS, "*.json"),
 }
 
@@ -182,10 +184,10 @@ def read(path: Path):
     if path.suffix == ".yml":
         return records.read(path)
     with pytest.MonkeyPatch.context() as elsewhere:
-        elsewhere.setattr(recorded, "DATA", path.parent.parent)
+        elsewhere.setattr(evidence, "DATA", path.parent.parent)
         elsewhere.setattr(benchmark, "RECORDS", path.parent)
         tier = path.parent.name
-        return recorded.load(path.stem, tier) if tier in recorded.TIERS else benchmark.load(path.stem)
+        return evidence.load(path.stem, tier) if tier in evidence.TIERS else benchmark.load(path.stem)
 
 
 @pytest.mark.parametrize("kind", KINDS)

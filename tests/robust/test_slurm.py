@@ -87,7 +87,7 @@ def build(book: SmallBook) -> Iterator[Build]:
     hold = Path(f"{book.tally}.hold")
     hold.touch()
     book.edit("src/fourfold/tally.py", STARTED, STARTED + WAIT)
-    command = ["python", "-m", "fourfold.build", "chapters", "--profile", PROFILE]
+    command = ["python", "-m", "fourfold.book.snakemake", "chapters", "--profile", PROFILE]
     with slurm() as ours:
         process = book.start(*command, env=ours.env)
         try:

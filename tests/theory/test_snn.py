@@ -14,7 +14,8 @@ from scipy import integrate, optimize
 from torch import nn
 from torch.nn.functional import relu
 
-from fourfold import parameters, records, tables
+from fourfold.data import tables
+from fourfold.judging import parameters, records
 from fourfold.theory.snn import (
     ALPHA,
     KINDS,

@@ -24,7 +24,7 @@ from scipy.spatial import Delaunay, cKDTree
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, pad, relu, unfold
 
-from fourfold import images
+from fourfold.data import images
 
 Attention = Literal["edge", "learned"]
 Part = Literal["train", "test"]

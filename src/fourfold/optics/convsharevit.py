@@ -32,8 +32,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, conv1d, conv2d, linear, pad
 
-from fourfold import light
 from fourfold.attention import MLP, Mixing, ViT
+from fourfold.bench4f import light, throughput
 
 Padding = Literal["valid", "same"]
 
@@ -394,20 +394,20 @@ def check_arms(parameter: str, arms: Iterable[str], p: int) -> None:
 
 
 def bench_passes(
-    arm: str, shape: light.ViTShape, bench: light.Bench4f, batch: int | None = None
+    arm: str, shape: throughput.ViTShape, bench: throughput.Bench4f, batch: int | None = None
 ) -> tuple[int, dict[str, int]]:
     """Passes of light for one batch of an arm's network: (batch, {"static", "scores", "values"}).
 
-    Counted as in `light.passes`, with the arm's own kernels. A layer is a pass for each pair of kernel and
-    input map, for as many tokens as the plane holds. Valid kernels of side k make (p-k+1)^2 outputs each and
-    their tiles abut, so a square layer of k = p takes p^2 passes. A same kernel makes a whole map, so the
-    layer takes one, in tiles of side p + k//2. ``nn.Linear`` is valid with k = p. Unshared kernels take a
-    pass for every token. The products of attention are the same for all arms, and counted for uniform mixing
-    too, where a bench could do without. ``batch`` None fills the plane at the arm's widest tile, with one
-    image at least.
+    Counted as in `throughput.passes`, with the arm's own kernels. A layer is a pass for each pair of kernel
+    and input map, for as many tokens as the plane holds. Valid kernels of side k make (p-k+1)^2 outputs each
+    and their tiles abut, so a square layer of k = p takes p^2 passes. A same kernel makes a whole map, so
+    the layer takes one, in tiles of side p + k//2. ``nn.Linear`` is valid with k = p. Unshared kernels take
+    a pass for every token. The products of attention are the same for all arms, and counted for uniform
+    mixing too, where a bench could do without. ``batch`` None fills the plane at the arm's widest tile, with
+    one image at least.
 
     Raises ``ValueError`` for an unknown arm, a dim that is no square or that the arm's kernels do not divide,
-    and for what `light.passes` refuses.
+    and for what `throughput.passes` refuses.
     """
     if arm not in ARMS:
         raise ValueError(f"arm must be one of {', '.join(ARMS)}, got {arm!r}")
@@ -416,7 +416,7 @@ def bench_passes(
     layers = _bench_layers(ARMS[arm], shape)
     if batch is None:
         batch = max(1, light.capacity(bench.plane, max(pitch for _, pitch, _ in layers)) // shape.tokens)
-    counted = light.passes(shape, bench, batch)
+    counted = throughput.passes(shape, bench, batch)
     counted["static"] = shape.depth * sum(
         light.linear_passes(shape.tokens * batch, products, bench.plane, pitch)
         if shared
@@ -426,7 +426,7 @@ def bench_passes(
     return batch, counted
 
 
-def _bench_layers(arm: Arm, shape: light.ViTShape) -> list[tuple[int, int, bool]]:
+def _bench_layers(arm: Arm, shape: throughput.ViTShape) -> list[tuple[int, int, bool]]:
     """The linear layers of a block, attention's and the MLP's: (kernels times maps, tile's side, shared)."""
     p = shape.pitch
 
@@ -447,6 +447,6 @@ def _bench_layers(arm: Arm, shape: light.ViTShape) -> list[tuple[int, int, bool]
     return [attention, layers(2 * shape.mlp_ratio, arm.padding, arm.kernel, arm.shared)]
 
 
-def matrix_macs(shape: light.ViTShape) -> int:
+def matrix_macs(shape: throughput.ViTShape) -> int:
     """Multiply-accumulates of an image through all blocks, layers as matrices: L T d ((4 + 2r) d + 2T)."""
     return shape.depth * shape.tokens * shape.dim * ((4 + 2 * shape.mlp_ratio) * shape.dim + 2 * shape.tokens)

@@ -1,8 +1,8 @@
 """The 4f bench as a layer of a network: what it is compared with, and what runs on it.
 
 Companion to FatNet (Ibadulla, Chen, Reyes-Aldasoro, arXiv 2210.16914), whose simulator is optnn. The bench
-itself lies in shared rooms: `fourfold.propagation` (fields), `fourfold.camera` (noise, bits) and
-`fourfold.optical_conv` (the fast engine and the layer). Here are the same layer computed field by field,
+itself lies in `fourfold.bench4f`: `propagation` (fields), `camera` (noise, bits) and `optical_conv` (the fast
+engine and the layer). Here are the same layer computed field by field,
 optnn's noise as it is, a camera without signs, a small network for digits, and a transformer on the bench.
 """
 
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from fourfold.attention import Attention, ViT
-from fourfold.camera import Noise
-from fourfold.optical_conv import Mode, Signed, optical_conv2d
-from fourfold.propagation import Bench, upright
+from fourfold.bench4f.camera import Noise
+from fourfold.bench4f.optical_conv import Mode, Signed, optical_conv2d
+from fourfold.bench4f.propagation import Bench, upright
 
 
 def field_by_field(x: Tensor, weight: Tensor, dtype: torch.dtype = torch.complex64) -> Tensor:
@@ -99,7 +99,7 @@ class Light:
         self.how = {"noise": noise, "generator": generator, "mode": mode, "signed": signed}
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, **geometry: object) -> Tensor:
-        """`fourfold.optical_conv.optical_conv2d` with this light."""
+        """`fourfold.bench4f.optical_conv.optical_conv2d` with this light."""
         return optical_conv2d(x, weight, bias, **geometry, **self.how)  # type: ignore[arg-type]
 
 

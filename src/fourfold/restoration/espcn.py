@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle
 
 from fourfold import cost
-from fourfold.image_pairs import enlarge
+from fourfold.data.image_pairs import enlarge
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 

@@ -1,0 +1,176 @@
+"""The book's own chores, called by make and Snakemake: ``python -m fourfold.book.commands COMMAND``.
+
+Nothing here touches a number: it lists papers for BibTeX, keeps notebook pairs in step, scaffolds a
+chapter, keeps recorded runs, and builds the HTML.
+"""
+
+import argparse
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+from fourfold.book import html
+from fourfold.judging import parameters, records
+from fourfold.judging.records import ROOT, Record
+from fourfold.recorded import evidence, executed
+
+TEMPLATES = ROOT / "workflow" / "template"
+# What a reader's eye compares: pictures are drawn anew and never compared.
+IGNORED = "nbval-ignore-output"
+
+
+def bibtex(record: Record) -> str:
+    """The paper as a BibTeX entry whose key is its slug."""
+    fields = {
+        "title": f"{{{record.title}}}",
+        "author": " and ".join(record.authors),
+        "year": str(record.year),
+        "note": record.venue,
+        "eprint": record.arxiv,
+        "archiveprefix": "arXiv" if record.arxiv else None,
+        "doi": record.doi,
+    }
+    body = ",\n".join(f"  {key} = {{{value}}}" for key, value in fields.items() if value)
+    return f"@misc{{{record.slug},\n{body}\n}}\n"
+
+
+def pair(markdown: Path, ran: Path | None = None) -> nbformat.NotebookNode:
+    """The ``.ipynb`` half of a chapter: the Markdown's cells with the text outputs of its last run.
+
+    Cell ids are kept from the pair on disk where a cell's place and kind are unchanged. Outputs keep
+    what ``--nbval`` compares (text and HTML of verdicts) and lose metadata, times and figures.
+
+    Raises:
+        ValueError: if the executed copy does not have the Markdown's code cells.
+    """
+    notebook = executed.weave(markdown, ran)
+    on_disk = markdown.with_suffix(".ipynb")
+    old = nbformat.read(on_disk, as_version=4).cells if on_disk.is_file() else []
+    for cell, before in zip(notebook.cells, old, strict=False):
+        if cell.cell_type == before.cell_type:
+            cell.id = before.id
+    code = executed.code_cells(notebook)
+    for cell in code:
+        drawn = IGNORED in cell.metadata.get("tags", ())
+        cell.outputs = [] if drawn else [_text_only(output) for output in cell.outputs]
+    for count, cell in enumerate(code, start=1):
+        cell.execution_count = count
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = count
+    return notebook
+
+
+def _text_only(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    output = nbformat.from_dict({key: value for key, value in output.items() if key != "metadata"})
+    if "data" in output:
+        output.data = {mime: text for mime, text in output.data.items() if mime.startswith("text/")}
+        output.metadata = {}
+    return output
+
+
+def sync() -> None:
+    """Rewrite every chapter's ``.ipynb`` from its Markdown and its executed copy."""
+    for record in records.chapters():
+        markdown = executed.NOTEBOOKS / record.part / f"{record.slug}.md"
+        nbformat.write(pair(markdown, executed.of(record)), markdown.with_suffix(".ipynb"))
+
+
+def new(slug: str) -> list[Path]:
+    """Scaffold the notebook, the module and the test of a chapter from its record.
+
+    Raises:
+        ValueError: if the record has no criteria or parameters yet, or a file is already there.
+    """
+    record = records.load(slug)
+    if not record.has_chapter:
+        raise ValueError(
+            f"data/papers/{slug}.yml has no criteria, controls and parameters yet; write them first"
+        )
+    places = {
+        "notebook.md": executed.NOTEBOOKS / record.part / f"{slug}.md",
+        "module.py": ROOT / "src" / "fourfold" / record.part / f"{slug}.py",
+        "test.py": ROOT / "tests" / record.part / f"test_{slug}.py",
+    }
+    if there := [str(path.relative_to(ROOT)) for path in places.values() if path.exists()]:
+        raise ValueError(f"already there: {', '.join(there)}")
+    judgements = [
+        f"## {claim.id}: {claim.statement}\n\n```{{code-cell}} ipython3\nchapter.judge(\n    {claim.id!r},\n"
+        f"    criteria={{{', '.join(f'{name!r}: None' for name in claim.criteria)}}},\n"
+        f"    controls={{{', '.join(f'{name!r}: None' for name in claim.controls)}}},\n)\n```\n"
+        for claim in record.claims
+        if claim.criteria
+    ]
+    words = {
+        "slug": slug,
+        "part": record.part,
+        "title": record.title,
+        "idea": record.idea,
+        "arxiv": record.arxiv or "",
+        "authors": ", ".join(record.authors),
+        "parameters": parameters.cell(record),
+        "judgements": "\n".join(judgements),
+    }
+    for template, path in places.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = string.Template((TEMPLATES / template).read_text(encoding="utf-8")).substitute(words)
+        path.write_text(text, encoding="utf-8")
+    return list(places.values())
+
+
+def check() -> None:
+    """Say which pages did not run to their end.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    if failed := html.failures():
+        lines = "\n".join(f"  {page}: {why}" for page, why in failed.items())
+        raise ValueError(f"did not run to their end, the rest of the book is built:\n{lines}")
+
+
+def main() -> None:
+    """The command line; errors are one line on stderr and a non-zero exit."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fourfold.book.commands", description="The chores of the book."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("bibliography", "check", "html", "sync"):
+        commands.add_parser(name)
+    for name in ("chapter", "new", "parameters", "keep"):
+        command = commands.add_parser(name)
+        command.add_argument("slug")
+        if name in ("parameters", "keep"):
+            command.add_argument("tier", choices=evidence.TIERS)
+        if name == "keep":
+            command.add_argument("notebook", type=Path)
+    given = parser.parse_args()
+    try:
+        match given.command:
+            case "bibliography":
+                print("\n".join(bibtex(record) for record in records.load_all() if not record.companion))
+            case "check":
+                check()
+            case "html":
+                html.build()
+            case "sync":
+                sync()
+            case "chapter":
+                print(executed.of(records.load(given.slug)).relative_to(ROOT))
+            case "new":
+                for path in new(given.slug):
+                    print(path.relative_to(ROOT))
+                print(f"now add 'file: chapters/{records.load(given.slug).part}/{given.slug}' to _toc.yml")
+            case "parameters":
+                print(evidence.parameters_file(given.slug, given.tier), end="")
+            case "keep":
+                print(evidence.keep(given.slug, given.tier, given.notebook).relative_to(ROOT))
+    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"{given.command}: {error}")
+
+
+if __name__ == "__main__":
+    main()

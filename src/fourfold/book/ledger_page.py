@@ -1,0 +1,254 @@
+"""The ledger as a page: one map of all claims, and one table that can be searched, filtered, sorted, linked.
+
+The table is plain HTML, whole without a script; ``book/_static/ledger.js`` adds the controls' behaviour.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+from urllib.parse import urlencode
+
+import pandas as pd
+
+from fourfold.judging import card, records, rule
+from fourfold.judging.records import Record
+from fourfold.recorded import evidence, executed, sources
+
+COLUMNS = ("Part", "Paper", "Claim", "Statement", "Verdict", "Evidence", "Full run")
+
+
+def claims() -> pd.DataFrame:
+    """Every claim of every paper with its verdicts, from the executed chapters and the recorded runs.
+
+    The columns of `collect`.
+    """
+    everything = records.load_all()
+    chapters = {record.slug: executed.of(record) for record in everything if record.has_chapter}
+    failed = {slug for slug, run in chapters.items() if executed.failure(run)}
+    built = {slug: executed.faces(run, "verdict") for slug, run in chapters.items() if slug not in failed}
+    tiers = {
+        tier: {r.slug: run for r in everything if (run := evidence.load(r.slug, tier))}
+        for tier in evidence.TIERS
+    }
+    return collect(everything, built, tiers["recorded"], tiers["full"], failed)
+
+
+def collect(
+    everything: Sequence[Record],
+    built: Mapping[str, Sequence[dict]],
+    seeded: Mapping[str, dict],
+    full: Mapping[str, dict],
+    failed: Collection[str] = (),
+) -> pd.DataFrame:
+    """Every claim of every paper, one row each.
+
+    Args:
+        everything: all records.
+        built: slug -> verdict faces of the executed chapter.
+        seeded: slug -> run of twenty seeds as `fourfold.recorded.evidence.load` returns it, with ``stale``.
+        full: slug -> likewise its full run.
+        failed: slugs of the chapters that did not run to their end.
+
+    Returns:
+        Columns part, paper, slug, claim, statement, verdict, evidence, measured, stale (what changed since
+        its seeds were recorded), full (the full run's verdict), full_stale.
+
+    Raises:
+        ValueError: if a chapter ran and a claim with criteria was never judged, or was judged twice.
+    """
+    rows = []
+    nothing: dict[str, Any] = {"verdicts": [], "stale": []}
+    for record in everything:
+        judged = {face["claim"]: face for face in built.get(record.slug, ())}
+        if len(judged) < len(built.get(record.slug, ())):
+            raise ValueError(f"{record.slug} judges a claim twice")
+        if record.slug in built:
+            silent = [c.id for c in record.claims if c.criteria and c.id not in judged]
+            if silent:
+                raise ValueError(f"{record.slug} never judges {', '.join(silent)}")
+        run = full.get(record.slug, nothing)
+        at_full = {face["claim"]: face for face in run["verdicts"]}
+        unjudged = rule.FAILED if record.slug in failed else rule.UNJUDGED
+        for claim in record.claims:
+            face = judged.get(claim.id)
+            word = face["verdict"] if face else unjudged
+            rests_on_seeds = "recorded" in claim.evidence and word in rule.VERDICTS
+            stale = seeded.get(record.slug, nothing)["stale"] if rests_on_seeds else []
+            rows.append(
+                {
+                    "part": record.part,
+                    "paper": record.title,
+                    "slug": record.slug,
+                    "claim": claim.id,
+                    "statement": claim.statement,
+                    "verdict": word,
+                    "evidence": " + ".join(claim.evidence) if face else "",
+                    "measured": "; ".join(f["shown"] for f in face["findings"] if f["role"] == "criterion")
+                    if face
+                    else "",
+                    "stale": sources.listed(stale),
+                    "full": at_full[claim.id]["verdict"] if claim.id in at_full else "",
+                    "full_stale": sources.listed(run["stale"]) if claim.id in at_full else "",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def downloads(table: pd.DataFrame) -> dict[str, str]:
+    """The ledger as files, name -> text: CSV, and JSON with the same columns."""
+    rows = table.to_dict(orient="records")
+    return {
+        "ledger.csv": table.to_csv(index=False),
+        "ledger.json": json.dumps(rows, indent=1, ensure_ascii=False) + "\n",
+    }
+
+
+def words(table: pd.DataFrame) -> list[str]:
+    """What can stand in the place of a verdict here; what should not be there only where it is."""
+    amiss = [word for word in (rule.UNRECORDED, rule.FAILED) if (table.verdict == word).any()]
+    return [*rule.VERDICTS, rule.UNJUDGED, *amiss]
+
+
+def counts(table: pd.DataFrame) -> str:
+    """Claims per part and verdict; each number links to the rows that it counts. HTML."""
+    head = "".join(f"<th scope='col'>{_word(word)}</th>" for word in words(table))
+    lines = []
+    for part in [*records.PARTS, "all"]:
+        rows = table if part == "all" else table[table.part == part]
+        cells = "".join(
+            f"<td>{_view(int((rows.verdict == word).sum()), part=part, verdict=word)}</td>"
+            for word in words(table)
+        )
+        lines.append(f"<tr><th scope='row'>{part}</th><td>{rows.slug.nunique()}</td>{cells}</tr>")
+    return _scrolled(
+        "Claims per part and verdict",
+        "<table class='counts'><thead><tr><th scope='col'>Part</th><th scope='col'>Chapters and papers</th>"
+        f"{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>",
+    )
+
+
+def strip(table: pd.DataFrame) -> str:
+    """Every paper one line, every claim one square, coloured and signed by its verdict. HTML."""
+    legend = "".join(f"<li>{_square(word)} {word}</li>" for word in words(table))
+    parts = []
+    for part in records.PARTS:
+        lines = "".join(
+            f"<li>{_name(str(rows.paper.iloc[0]))}"
+            f"<span class='claims'>{''.join(map(_claim_square, rows.itertuples()))}</span></li>"
+            for _, rows in table[table.part == part].groupby("slug", sort=False)
+        )
+        parts.append(f"<section><h3>{part.capitalize()}</h3><ul>{lines}</ul></section>")
+    return f"<div class='strip'><ul class='legend'>{legend}</ul>{''.join(parts)}</div>"
+
+
+def rows(table: pd.DataFrame) -> str:
+    """The controls and the table of all claims. HTML."""
+    return (
+        f"{_controls(table)}"
+        + _scrolled(
+            "All claims",
+            f"<table class='ledger'><thead><tr>{''.join(map(_heading, COLUMNS))}</tr></thead>"
+            f"<tbody>{''.join(map(_row, table.itertuples()))}</tbody></table>",
+        )
+        + "<p>The whole table as <a href='../downloads/ledger.csv' download>CSV</a> or "
+        "<a href='../downloads/ledger.json' download>JSON</a>.</p>"
+    )
+
+
+def short(title: str) -> str:
+    """A paper's name for itself, if its title starts with one."""
+    name = title.split(":")[0]
+    return name if len(name) <= 60 else title
+
+
+def _controls(table: pd.DataFrame) -> str:
+    verdicts = _options(words(table))
+    titles = table.drop_duplicates("slug").set_index("slug").paper
+    papers = "".join(
+        f"<option value='{slug}'>{escape(short(title))}</option>" for slug, title in titles.items()
+    )
+    return (
+        "<form class='ledger-controls' role='search' aria-label='Find claims'>"
+        "<label>Search <input type='search' name='search' autocomplete='off'></label>"
+        f"<label>Part <select name='part'>{_options(records.PARTS)}</select></label>"
+        f"<label>Paper <select name='paper'><option value=''>all</option>{papers}</select></label>"
+        f"<label>Verdict <select name='verdict'>{verdicts}</select></label>"
+        f"<label>Full run <select name='full'>{verdicts}"
+        "<option value='stale'>stale</option><option value='none'>not run</option></select></label>"
+        "<button type='reset'>Show all</button>"
+        "<p class='found'><output aria-live='polite'></output> "
+        "<a href='ledger.html'>Link to this view</a></p></form>"
+    )
+
+
+def _options(words: Iterable[str]) -> str:
+    return "<option value=''>all</option>" + "".join(f"<option>{word}</option>" for word in words)
+
+
+def _heading(name: str) -> str:
+    return f"<th scope='col'><button type='button'>{name}</button></th>"
+
+
+def _row(claim: Any) -> str:
+    place = f"{claim.slug}-{claim.claim}"
+    measured = f"<small>measured: {escape(claim.measured)}</small>" if claim.measured else ""
+    full = f"{_word(claim.full)}{_old(claim.full_stale)}" if claim.full else "–"
+    return (
+        f"<tr id='{place}' data-part='{claim.part}' data-paper='{claim.slug}' data-verdict='{claim.verdict}' "
+        f"data-full='{claim.full or 'none'}'{' data-stale' if claim.full_stale else ''}>"
+        f"<td>{claim.part}</td><td>{escape(short(claim.paper))}</td>"
+        f"<td>{_to_chapter(claim, claim.claim)} <a class='permalink' href='#{place}' "
+        f"aria-label='Link to {claim.claim} in this table'>#</a></td>"
+        f"<td>{escape(claim.statement)}{measured}</td><td>{_word(claim.verdict)}{_old(claim.stale)}</td>"
+        f"<td>{claim.evidence or '–'}</td><td>{full}</td></tr>"
+    )
+
+
+def _old(stale: str) -> str:
+    """What changed since a run was recorded, if anything did."""
+    return f"<small>stale: {escape(stale)} changed since</small>" if stale else ""
+
+
+def _to_chapter(claim: Any, text: str) -> str:
+    return text if claim.verdict == rule.UNJUDGED else f"<a href='{_address(claim)}'>{text}</a>"
+
+
+def _address(claim: Any) -> str:
+    """The claim's card on its page; a paper with no chapter has its rows below, a failed one no cards."""
+    page = "" if claim.verdict == rule.UNJUDGED else f"{claim.part}/{claim.slug}.html"
+    return page if claim.verdict == rule.FAILED else f"{page}#{claim.slug}-{claim.claim}"
+
+
+def _claim_square(claim: Any) -> str:
+    word = claim.verdict
+    return (
+        f"<a class='square {card.css(word)}' href='{_address(claim)}' "
+        f"title='{claim.claim}: {escape(claim.statement, quote=True)}'>"
+        f"<span aria-hidden='true'>{rule.SYMBOLS[word]}</span>"
+        f"<span class='visually-hidden'>{claim.claim} {word}</span></a>"
+    )
+
+
+def _name(title: str) -> str:
+    return f"<span title='{escape(title, quote=True)}'>{escape(short(title))}</span>"
+
+
+def _square(word: str) -> str:
+    return f"<span class='square {card.css(word)}' aria-hidden='true'>{rule.SYMBOLS[word]}</span>"
+
+
+def _word(verdict: str) -> str:
+    return f"<span class='verdict-word {card.css(verdict)}'>{rule.SYMBOLS[verdict]} {verdict}</span>"
+
+
+def _view(count: int, part: str, verdict: str) -> str:
+    if not count:
+        return "0"
+    query = {"verdict": verdict} | ({} if part == "all" else {"part": part})
+    return f"<a href='?{urlencode(query)}#every-claim'>{count}</a>"
+
+
+def _scrolled(label: str, inside: str) -> str:
+    """A wide table scrolls inside its own box, by keyboard too."""
+    return f"<div class='scroll' tabindex='0' role='region' aria-label='{label}'>{inside}</div>"

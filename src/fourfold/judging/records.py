@@ -1,0 +1,410 @@
+"""The records: what fourfold knows about each paper, one YAML file a paper.
+
+A record holds the bibliography, every claim with its threshold and negative control, and the
+parameters of the chapter. It is written before the chapter runs, and everything else reads it:
+the notebook, the judge, the ledger, the tests. Nothing about a paper is written down twice.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+PAPERS = ROOT / "data" / "papers"
+
+PARTS = ("optics", "frequency", "hybrids", "efficiency", "restoration", "theory")
+Part = Literal["optics", "frequency", "hybrids", "efficiency", "restoration", "theory"]
+
+STATISTICS = {
+    "exact": "one number that no seed changes",
+    "mean": "mean over seeds, 95 % Student t interval",
+    "every": "every seed, from the smallest to the largest",
+    "fraction": "share of seeds, 95 % Clopper-Pearson interval",
+    "fisher": "one-sided Fisher exact p: the first group succeeds less often than the second",
+    "median": "median over the rounds of a recorded benchmark, 95 % interval by order statistics",
+}
+Statistic = Literal["exact", "mean", "every", "fraction", "fisher", "median"]
+
+EVIDENCE = {
+    "exact": "depends on no seed and no clock: computed in every build and compared strictly",
+    "recorded": "depends on seeds: judged by a recorded run of twenty, which a build spot-checks",
+    "timed": "depends on a clock: judged by the rounds of a recorded benchmark",
+}
+Evidence = Literal["exact", "recorded", "timed"]
+
+
+class RecordError(ValueError):
+    """A record that cannot be used; the message names the file, the field and what was expected."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Region:
+    """A convex set of numbers that a measured value must lie in, written as in ``"<= 1e-5"``.
+
+    The forms are ``< x``, ``<= x``, ``> x``, ``>= x``, ``== x`` and ``in [low, high]`` (closed).
+    """
+
+    _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+    _RELATION = re.compile(rf"^(<=|>=|==|<|>)\s*{_NUMBER}$")
+    _RANGE = re.compile(rf"^in\s*\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]$")
+
+    def __init__(self, text: str):
+        self.text = text.strip()
+        self.low, self.high, self.open = -math.inf, math.inf, False
+        if match := self._RELATION.match(self.text):
+            relation, number = match[1], float(match[2])
+            self.open = relation in "<>"
+            if relation in (">", ">=", "=="):
+                self.low = number
+            if relation in ("<", "<=", "=="):
+                self.high = number
+        elif match := self._RANGE.match(self.text):
+            self.low, self.high = float(match[1]), float(match[2])
+            if self.low > self.high:
+                raise ValueError(f"empty range {text!r}: {self.low:g} is above {self.high:g}")
+        else:
+            raise ValueError(
+                f"expected a threshold such as '<= 1e-5', '> 0', '== 961' or 'in [5.3, 6.7]', got {text!r}"
+            )
+
+    def __contains__(self, value: float) -> bool:
+        if self.open:
+            return self.low < value < self.high
+        return self.low <= value <= self.high
+
+    def disjoint(self, low: float, high: float) -> bool:
+        """Whether no point of the closed interval [low, high] lies in the region."""
+        return (high <= self.low or low >= self.high) if self.open else (high < self.low or low > self.high)
+
+    def __str__(self) -> str:
+        return self.text
+
+    __repr__ = __str__
+
+
+def _region(value: object) -> Region:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a threshold in quotes such as '<= 1e-5', got {value!r}")
+    return Region(value)
+
+
+Threshold = Annotated[Any, BeforeValidator(_region), PlainSerializer(str)]
+
+
+class Quantity(_Model):
+    """Something a chapter measures, and how its values over seeds become one statement."""
+
+    what: str
+    statistic: Statistic = "exact"
+    unit: str = ""
+    resolution: float = Field(gt=0)
+    """The smallest difference shown, coarse enough that another CPU prints the same text."""
+    min_seeds: int | None = Field(default=None, ge=1)
+
+    @property
+    def seeds_needed(self) -> int:
+        """Fewer seeds or rounds than this cannot judge, unless the record says more.
+
+        1 if no seed matters; 6 rounds, since five have no 95 % interval for their median; else 4.
+        """
+        return self.min_seeds or {"exact": 1, "median": 6}.get(self.statistic, 4)
+
+    @property
+    def evidence(self) -> Evidence:
+        """What a verdict on this quantity rests on; see `EVIDENCE`."""
+        kinds: dict[str, Evidence] = {"exact": "exact", "median": "timed"}
+        return kinds.get(self.statistic, "recorded")
+
+
+class Criterion(Quantity):
+    """What must be measured for the claim to hold."""
+
+    reproduced_if: Threshold
+
+
+class Control(Quantity):
+    """The baseline or the broken mechanism: it must fail, or the claim says nothing."""
+
+    fails_if: Threshold
+
+
+class Condition(Quantity):
+    """What must be so for the claim to be about anything, such as that the networks compared are trained."""
+
+    needed: Threshold
+
+
+ClaimId = Annotated[str, Field(pattern=r"^[A-Z]\d+[a-z]?$")]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Sentence = Annotated[str, Field(min_length=10, pattern=r"[.?!]$")]
+
+
+class Claim(_Model):
+    """One claim of a paper. Without criteria it is stated but not judged yet."""
+
+    id: ClaimId
+    statement: Sentence
+    paper: str | None = None
+    """What the paper itself reports: a number, a table, a sentence."""
+    criteria: dict[Name, Criterion] = {}
+    controls: dict[Name, Control] = {}
+    conditions: dict[Name, Condition] = {}
+
+    @property
+    def evidence(self) -> list[Evidence]:
+        """The kinds of evidence that its verdict rests on, in the order of `EVIDENCE`."""
+        found = {quantity.evidence for named in self.quantities.values() for quantity in named.values()}
+        return [kind for kind in ("exact", "recorded", "timed") if kind in found]
+
+    @property
+    def quantities(self) -> dict[str, Mapping[str, Quantity]]:
+        """All that is measured for it, by role and name."""
+        return {"criterion": self.criteria, "control": self.controls, "condition": self.conditions}
+
+    @model_validator(mode="after")
+    def _no_criterion_without_control(self) -> "Claim":
+        if bool(self.criteria) != bool(self.controls):
+            raise ValueError("criteria and controls come together: a claim that cannot fail cannot be judged")
+        if self.conditions and not self.criteria:
+            raise ValueError("conditions need criteria: there is nothing that they would be conditions of")
+        return self
+
+
+ParameterType = Literal["int", "float", "bool", "str", "list[int]", "list[float]", "list[str]"]
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) and abs(number) < 1e7 else f"{number:g}"
+
+
+class Parameter(_Model):
+    """One papermill parameter: its values in each kind of run and what is allowed."""
+
+    type: ParameterType
+    meaning: str
+    quick: Any
+    full: Any
+    recorded: Any = None
+    """Its value in the recorded run; the quick one unless stated."""
+    optional: bool = False
+    """Whether None is allowed."""
+    min: float | None = None
+    max: float | None = None
+    choices: list[str] | list[int] | None = None
+    repeats: bool = False
+    """Whether a list may hold a value twice."""
+    shortest: int = Field(default=1, ge=1)
+    """Values in a list, at least."""
+    longest: int = Field(default=100, ge=1)
+    """Values in a list, at most: one more than the default is a mistake, and would run for days."""
+    multiple_of: "Name | int | None" = None
+    divides: "Name | int | None" = None
+    at_most: "Name | None" = None
+    """Rules between parameters: a name stands for that parameter's value; each value of a list obeys."""
+    long_as: "Name | None" = None
+    """Another list, which must have as many values."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> "Parameter":
+        if (
+            self.type.endswith(("int", "int]"))
+            and not self.choices
+            and (self.min is None or self.max is None)
+        ):
+            raise ValueError("an integer needs min and max: a size without bound can run for ever")
+        if self.type.endswith(("float", "float]")) and (self.min is None or self.max is None):
+            raise ValueError("a float needs min and max: 1e-300 and 1e300 break the arithmetic far from here")
+        return self
+
+    def value(self, profile: str) -> Any:
+        """Its value in a run of this profile: ``"quick"``, ``"recorded"`` or ``"full"``."""
+        if profile == "recorded" and self.recorded is None:
+            return self.quick
+        return getattr(self, profile)
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words, as every error and the parameter table print them."""
+        if self.choices:
+            words = " | ".join(map(str, self.choices))
+        elif self.min is not None and self.max is not None:
+            words = f"{_plain(self.min)}..{_plain(self.max)}"
+        else:
+            words = "True | False" if self.type == "bool" else "any"
+        rules = (
+            (self.multiple_of, "a multiple of"),
+            (self.divides, "a divisor of"),
+            (self.at_most, "at most"),
+        )
+        words += "".join(f", {rule} {other}" for other, rule in rules if other is not None)
+        if self.type.startswith("list"):
+            words = f"each {words}" + ("" if self.repeats else ", no repeats")
+            if self.shortest > 1:
+                words += f", at least {self.shortest} values"
+            if self.longest < 100:
+                words += f", at most {self.longest} value{'s' if self.longest > 1 else ''}"
+            if self.long_as:
+                words += f", as many as {self.long_as}"
+        return f"{words}, or None" if self.optional else words
+
+
+class Record(_Model):
+    """A paper: bibliography, claims, parameters. ``slug`` is its one name everywhere."""
+
+    slug: Name
+    part: Part
+    title: str
+    authors: list[str] = Field(min_length=1)
+    year: int = Field(ge=1960, le=2100)
+    arxiv: Annotated[str, Field(pattern=r"^\d{4}\.\d{4,5}$")] | None
+    doi: Annotated[str, Field(pattern=r"^10\.\d{4,9}/\S+$")] | None = None
+    venue: str | None = None
+    code: Annotated[str, Field(pattern=r"^https://\S+$")] | None = None
+    code_licence: str | None = None
+    idea: Sentence
+    companion: bool = False
+    """A chapter of fourfold's own beside the papers; it is not counted among them."""
+    pilot: bool = False
+    """The thresholds were written with pilot runs at hand, so verdicts use fresh seeds."""
+    claims: list[Claim] = Field(min_length=1)
+    parameters: dict[Name, Parameter] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Record":
+        ids = [claim.id for claim in self.claims]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"claim ids must differ, got {ids}")
+        if any(claim.criteria for claim in self.claims) and not self.parameters:
+            raise ValueError("a record with criteria needs parameters")
+        sampled = [claim.id for claim in self.claims if "recorded" in claim.evidence]
+        if sampled and all(spec.recorded is None for spec in self.parameters.values()):
+            raise ValueError(
+                f"{', '.join(sampled)} depend on seeds: a parameter must say how many are recorded"
+            )
+        for name, spec in self.parameters.items():
+            for other in (spec.multiple_of, spec.divides, spec.at_most, spec.long_as):
+                if isinstance(other, str) and other not in self.parameters:
+                    raise ValueError(f"{name} names {other!r}, which is no parameter")
+        return self
+
+    def values(self, profile: str) -> dict[str, Any]:
+        """The parameters of a run of this profile: ``"quick"``, ``"recorded"`` or ``"full"``."""
+        return {name: spec.value(profile) for name, spec in self.parameters.items()}
+
+    @property
+    def notebook(self) -> Path:
+        """The chapter's page; its pair has the suffix ``.ipynb``."""
+        return ROOT / "notebooks" / self.part / f"{self.slug}.md"
+
+    @property
+    def has_chapter(self) -> bool:
+        """Whether the chapter is built: from then on the record carries parameters."""
+        return bool(self.parameters)
+
+    def claim(self, claim_id: str) -> Claim:
+        """The claim with this id. Raises ``ValueError`` for an id that the record does not have."""
+        for claim in self.claims:
+            if claim.id == claim_id:
+                return claim
+        known = ", ".join(claim.id for claim in self.claims)
+        raise ValueError(f"{self.slug} has no claim {claim_id!r}; its claims are {known}")
+
+
+def explain(file: str, error: ValidationError) -> str:
+    """What pydantic found wrong with a file: a line for each field, with what was expected and its value."""
+    return "\n".join(
+        f"{file}: {'.'.join(str(step) for step in problem['loc']) or 'record'}: "
+        f"{problem['msg']}, got {problem['input']!r:.200}"
+        for problem in error.errors()
+    )
+
+
+class _OneOfEachKey(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys and says nothing; YAML itself forbids them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        # As written: a key that a merge (<<) brings may be written again.
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for place, key in enumerate(keys):
+            if (key.tag, key.value) in ((before.tag, before.value) for before in keys[:place]):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r} stands there twice", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds, read safely. Raises ``RecordError`` naming the file and, if known, the line."""
+    try:
+        # Besides its own errors PyYAML lets through those of a date or a number that it cannot make sense of.
+        return _OneOfEachKey(path.read_text(encoding="utf-8")).get_single_data()
+    except (yaml.YAMLError, ValueError) as error:
+        raise RecordError(f"{path.name}: not valid YAML: {error}") from error
+
+
+def read(path: Path) -> Record:
+    """Read and validate one record file. Raises ``RecordError`` naming file, field and expectation."""
+    content = read_yaml(path)
+    record = _validated(path, Record, content)
+    if record.slug != path.stem:
+        raise RecordError(f"{path.name}: slug: expected {path.stem!r}, the file's name, got {record.slug!r}")
+    return record
+
+
+def read_run(path: Path, kind: Any) -> dict[str, Any]:
+    """Read the JSON of a recorded run, whose keys and types the ``TypedDict`` ``kind`` states.
+
+    Raises ``RecordError`` naming file, field and expectation.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecordError(f"{path.name}: not valid JSON: {error}") from error
+    _validated(path, kind, content)  # for its errors: of keys that are not in ``kind`` it keeps nothing
+    return content
+
+
+@cache
+def load(slug: str) -> Record:
+    """The record of one paper. Raises ``RecordError`` if there is none or it is not valid."""
+    path = PAPERS / f"{slug}.yml"
+    if not path.is_file():
+        raise RecordError(f"no record {slug!r} in data/papers")
+    return read(path)
+
+
+def _validated(path: Path, kind: Any, content: object) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(content, strict=True)
+    except ValidationError as error:
+        raise RecordError(explain(path.name, error)) from error
+
+
+def load_all() -> list[Record]:
+    """All records in the book's order: by part, chapters first, then by slug."""
+    records = [load(path.stem) for path in PAPERS.glob("*.yml")]
+    return sorted(records, key=lambda r: (PARTS.index(r.part), not r.has_chapter, r.slug))
+
+
+def chapters() -> list[Record]:
+    """The records whose chapters are built."""
+    return [record for record in load_all() if record.has_chapter]

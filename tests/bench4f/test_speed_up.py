@@ -1,0 +1,244 @@
+import json
+import random
+import re
+
+import plotly.graph_objects as go
+import pytest
+import quickjs
+from bs4 import BeautifulSoup
+
+from fourfold import figures
+from fourfold.bench4f import light, speed_up, throughput
+from fourfold.book import commands
+
+SCRIPT = commands.ROOT / "book" / "_static" / "speed_up.js"
+CONTROLS = {
+    "plane": speed_up.PLANES,
+    "rate": speed_up.RATES,
+    "batch": speed_up.BATCHES,
+    "gpu": speed_up.GPUS,
+}
+
+
+@pytest.fixture(scope="module")
+def made():
+    return speed_up.speed_up_figure()
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    plot, rest = made
+    mimes = figures.show(plot, **rest, caption="c", alt="a")._repr_mimebundle_()
+    assert len(mimes["text/html"]) < 60_000
+    return BeautifulSoup(mimes["text/html"], "html.parser")
+
+
+@pytest.fixture(scope="module")
+def parts(page):
+    """The plot and what the sliders read, as the page's script finds them."""
+    first, second = page.find_all("script")
+    assert second["class"] == ["interactive"]
+    return json.loads(first.text), json.loads(second.text)
+
+
+@pytest.fixture(scope="module")
+def script():
+    """Call a function of speed_up.js, in an engine that has no page."""
+    engine = quickjs.Context()
+    engine.eval(SCRIPT.read_text(encoding="utf-8"))
+
+    def call(function, *arguments):
+        written = ",".join(json.dumps(argument) for argument in arguments)
+        return json.loads(engine.eval(f"JSON.stringify(fourfoldFigures['speed-up'].{function}({written}))"))
+
+    return call
+
+
+def states(count, seed=0):
+    draw = random.Random(seed)
+    return [{name: draw.choice(values) for name, values in CONTROLS.items()} for _ in range(count)]
+
+
+@pytest.mark.parametrize(("way", "how"), [(way, how) for way, (how, _, _) in speed_up.WAYS.items()])
+def test_table_is_light_passes_everywhere(made, way, how):
+    data = made[1]["data"]
+    assert data["passesPerProduct"] == 2
+    for i, plane in enumerate(data["planes"]):
+        for j, batch in enumerate(data["batches"]):
+            counted = throughput.passes(speed_up.SHAPE, throughput.Bench4f(plane, 1e6), batch, **how)
+            assert data["passes"][way][i][j] == sum(counted.values()), (plane, batch)
+
+
+def test_grid_holds_the_paper_and_its_planes():
+    assert {1080, 2160, 4320} < set(speed_up.PLANES)
+    assert all(speed_up.CLAIM[name] in values for name, values in CONTROLS.items())
+    full = {light.capacity(plane, 8) // 145 for plane in (256, 512, 1080, 2160, 4320)}
+    assert full | {1, 2048} <= set(speed_up.BATCHES)
+
+
+def test_paper_stands_where_its_factor_holds(made):
+    assert f"{speed_up.speed_up(**speed_up.CLAIM):.2f}" == "3.04"
+    assert speed_up.CLAIM["batch"] == light.capacity(2160, 8) // 145
+    assert round(1e6 / speed_up.CLAIM["gpu"]) == 439
+    last = made[0].data[-2:]
+    assert [(trace.x[0], trace.y[0]) for trace in last] == [(502, 3.04), (2160, 3.04)]
+
+
+def test_without_sharing_or_tiling_it_is_slower_than_that_gpu():
+    for way in ("unshared", "naive"):
+        assert all(speed_up.speed_up(2160, 1e6, b, 2278, way) < 1 for b in speed_up.BATCHES), way
+
+
+def test_curves_stand_at_the_start(made):
+    bench = throughput.Bench4f(2160, 1e6)
+    for x, y in zip(made[0].data[0].x, made[0].data[0].y, strict=True):
+        assert y == pytest.approx(
+            1 / (2278 * throughput.seconds_per_image(speed_up.SHAPE, bench, x)), rel=1e-5
+        )
+    for x, y in zip(made[0].data[1].x, made[0].data[1].y, strict=True):
+        seconds = throughput.seconds_per_image(speed_up.SHAPE, throughput.Bench4f(x, 1e6), 502)
+        assert y == pytest.approx(1 / (2278 * seconds), rel=1e-5)
+
+
+class TestScript:
+    def test_numbers_are_pythons(self, made, script):
+        for state in states(60):
+            bench = throughput.Bench4f(state["plane"], state["rate"])
+            got = script("numbers", made[1]["data"], state)
+            seconds = throughput.seconds_per_image(speed_up.SHAPE, bench, state["batch"])
+            assert got["bench"] == pytest.approx(seconds, rel=1e-12)
+            assert got["gpu"] == pytest.approx(1 / state["gpu"], rel=1e-12)
+            assert got["speedUp"] == pytest.approx(speed_up.speed_up(**state), rel=1e-12)
+            for way, curves in zip(speed_up.WAYS, got["curves"], strict=True):
+                for axis in ("batch", "plane"):
+                    known = [speed_up.speed_up(**(state | {axis: v}), way=way) for v in CONTROLS[axis]]
+                    assert curves[axis] == pytest.approx(known, rel=1e-12), (way, axis, state)
+
+    def test_at_the_start_it_redraws_what_python_drew(self, parts, script):
+        plot, more = parts
+        seen = script("view", plot, more["data"], speed_up.CLAIM, 800)
+        for before, after in zip(plot["data"], seen["data"], strict=True):
+            assert after["y"] == pytest.approx(before["y"], rel=1e-5)
+            assert after | {"y": 0} == before | {"y": 0}
+        assert seen["layout"] == plot["layout"]
+
+    def test_point_titles_and_frame_follow(self, parts, script):
+        plot, more = parts
+        for state in states(40, seed=1):
+            seen = script("view", plot, more["data"], state, 800)
+            here = speed_up.speed_up(**state)
+            points = seen["data"][2 * len(speed_up.WAYS) :][:2]
+            assert [point["x"] for point in points] == [[state["batch"]], [state["plane"]]]
+            for point, curve in zip(points, seen["data"][:2], strict=True):
+                assert point["y"] == [pytest.approx(here)]
+                assert curve["y"][curve["x"].index(point["x"][0])] == point["y"][0]
+            titles = [note["text"] for note in seen["layout"]["annotations"][:2]]
+            assert titles == [f"plane of {state['plane']} pixels", f"batch of {state['batch']}"]
+            for axis in ("yaxis", "yaxis2"):
+                low, high = seen["layout"][axis]["range"]
+                assert 10**low < min(here, 1) < max(here, speed_up.FACTOR) < 10**high
+            assert seen["data"][-2:] == plot["data"][-2:], "the paper's point stays"
+
+    def test_on_a_phone_the_panels_stand_on_each_other(self, parts, script):
+        plot, more = parts
+        layout = script("view", plot, more["data"], speed_up.CLAIM, 360)["layout"]
+        assert layout["xaxis"]["domain"] == layout["xaxis2"]["domain"] == [0, 1]
+        assert layout["yaxis"]["domain"][0] > layout["yaxis2"]["domain"][1]
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({}, "144 µs on the bench and 439 µs on the GPU: the bench is 3.04 times faster."),
+            ({"rate": 10_000}, "14.4 ms on the bench and 439 µs on the GPU: the GPU is 32.9 times faster."),
+            ({"rate": 60}, "2.41 s on the bench and 439 µs on the GPU: the GPU is 5480 times faster."),
+            ({"gpu": 7000}, "144 µs on the bench and 143 µs on the GPU: the GPU is 1.01 times faster."),
+        ],
+    )
+    def test_finding_in_words(self, parts, script, change, said):
+        finding = script("view", parts[0], parts[1]["data"], speed_up.CLAIM | change, 800)["finding"]
+        assert finding == f"At this point an image takes {said}"
+
+    def test_equal_is_not_called_faster(self, made, script, parts):
+        data = made[1]["data"]
+        alike = 1 / throughput.seconds_per_image(speed_up.SHAPE, throughput.Bench4f(2160, 1e6), 502)
+        for gpu in (alike, alike * 1.001, alike / 1.001):
+            finding = script("view", parts[0], data, speed_up.CLAIM | {"gpu": gpu}, 800)["finding"]
+            assert finding.endswith("both are equally fast.")
+
+
+class TestControls:
+    def test_every_slider_has_a_label_and_speaks_its_value(self, page):
+        sliders = page.select("input[type=range]")
+        assert [slider["name"] for slider in sliders] == list(CONTROLS)
+        for slider in sliders:
+            assert page.select_one(f"label[for={slider['id']}]").text.strip()
+            output = slider.find_next_sibling()
+            assert (output.name, output["for"]) == ("output", [slider["id"]])
+            assert output.text == slider["aria-valuetext"] != ""
+        assert page.select_one(".finding")["aria-live"] == "polite"
+
+    def test_steps_of_the_script_are_the_sliders(self, page, parts):
+        for slider in page.select("input[type=range]"):
+            control = parts[1]["controls"][slider["name"]]
+            assert tuple(control["values"]) == CONTROLS[slider["name"]]
+            assert (slider["min"], slider["max"]) == ("0", str(len(control["values"]) - 1))
+            assert control["values"][int(slider["value"])] == speed_up.CLAIM[slider["name"]]
+            assert control["texts"][int(slider["value"])] == slider["aria-valuetext"]
+
+    def test_values_are_written_as_in_the_book(self):
+        texts = figures.Control("rate", "Rate", [0.5, 60, 1000, 10_000, 1_000_000], 60, "Hz").texts
+        assert [t.replace("\N{NO-BREAK SPACE}", " ") for t in texts] == [
+            "0.5 Hz", "60 Hz", "1000 Hz", "10 000 Hz", "1 000 000 Hz"
+        ]  # fmt: skip
+        assert figures.Control("batch", "Batch", [1, 2], 2).texts == ["1", "2"]
+
+    def test_other_faces_are_those_of_a_figure_without_controls(self, made):
+        plot, rest = made
+        mimes = figures.show(plot, **rest, caption="c", alt="a")._repr_mimebundle_()
+        plain = figures.show(plot, name="speed-up", caption="c", alt="a")._repr_mimebundle_()
+        for face in ("text/plain", "application/vnd.plotly.v1+json"):
+            assert mimes[face] == plain[face]
+        assert plain["text/html"].count("<script") == 1
+        assert not re.search(r"controls|finding", plain["text/html"])
+
+    def test_cannot_break_out_of_the_page(self):
+        control = figures.Control("size", "<b>'", [1, 2], 1, "</script>'")
+        shown = figures.show(
+            go.Figure(), name="one", caption="c", alt="a", controls=[control], data={"x": "</script>"}
+        )
+        text = shown._repr_mimebundle_()["text/html"]
+        assert text.count("</script>") == 2
+        assert "<b>" not in text
+        assert "aria-valuetext='1 &lt;/script&gt;&#x27;'" in text
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            ({"name": "Frame Rate"}, "lower-case words"),
+            ({"label": " "}, "needs a label"),
+            ({"values": [1], "start": 1}, "at least two, rising"),
+            ({"values": [1, 3, 2]}, "at least two, rising"),
+            ({"values": [1, 1, 2]}, "at least two, rising"),
+            ({"values": [1, 2, float("inf")]}, "at least two, rising"),
+            ({"values": [1, float("nan"), 2]}, "at least two, rising"),
+            ({"start": 5}, "expected one of"),
+        ],
+    )
+    def test_bad_control_is_refused(self, change, match):
+        with pytest.raises(ValueError, match=match):
+            figures.Control(**({"name": "rate", "label": "Rate", "values": [1, 2, 3], "start": 1} | change))
+
+    @pytest.mark.parametrize(
+        ("more", "match"),
+        [
+            ({"controls": [figures.Control("a", "A", [1, 2], 1)] * 2}, "expected different names"),
+            ({"data": {}}, "no controls"),
+            (
+                {"controls": [figures.Control("a", "A", [1, 2], 1)], "data": {"x": float("nan")}},
+                "not JSON compliant",
+            ),
+        ],
+    )
+    def test_bad_figure_is_refused(self, more, match):
+        with pytest.raises(ValueError, match=match):
+            figures.show(go.Figure(), name="one", caption="c", alt="a", **more)

@@ -1,0 +1,164 @@
+"""Records: every file on disk is valid, and a wrong one says where and what was expected."""
+
+import math
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fourfold.judging import records
+from fourfold.judging.records import PAPERS, RecordError, Region
+
+GOOD = {
+    "slug": "a_paper",
+    "part": "optics",
+    "title": "A paper",
+    "authors": ["A. Author"],
+    "year": 2025,
+    "arxiv": "2504.11517",
+    "idea": "Light convolves for free.",
+    "claims": [
+        {
+            "id": "C1",
+            "statement": "It works well.",
+            "criteria": {"error": {"what": "error", "resolution": 1e-3, "reproduced_if": "<= 0.1"}},
+            "controls": {"broken": {"what": "error, broken", "resolution": 1e-3, "fails_if": "> 0.1"}},
+        }
+    ],
+    "parameters": {
+        "seed": {"type": "int", "meaning": "first seed", "quick": 5, "full": 5, "min": 0, "max": 9}
+    },
+}
+
+
+def written(tmp_path, **changes):
+    path = tmp_path / "a_paper.yml"
+    path.write_text(yaml.safe_dump(GOOD | changes), encoding="utf-8")
+    return path
+
+
+def test_good_record(tmp_path):
+    record = records.read(written(tmp_path))
+    assert record.has_chapter
+    assert record.claim("C1").criteria["error"].seeds_needed == 1
+    assert 0.1 in record.claim("C1").criteria["error"].reproduced_if
+    with pytest.raises(ValueError, match="no claim 'C9'; its claims are C1"):
+        record.claim("C9")
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "expected"),
+    [
+        ({"part": "optic"}, "part", "'optics'"),
+        ({"arxiv": 2504.11517}, "arxiv", "string"),
+        ({"year": "2025"}, "year", "integer"),
+        ({"colour": "blue"}, "colour", "not permitted"),
+        ({"title": None}, "title", "string"),
+        ({"claims": []}, "claims", "at least 1"),
+        ({"idea": "no full stop at the end"}, "idea", "pattern"),
+        ({"claims": GOOD["claims"] * 2}, "record", "claim ids must differ"),
+        ({"parameters": {}}, "record", "needs parameters"),
+        (
+            {"parameters": {"n": {"type": "int", "meaning": "m", "quick": 1, "full": 1, "min": 0}}},
+            "parameters.n",
+            "min and max",
+        ),
+        ({"claims": [{**GOOD["claims"][0], "controls": {}}]}, "claims.0", "come together"),
+        ({"slug": "another"}, "slug", "the file's name"),
+    ],
+)
+def test_wrong_field_names_file_field_and_expectation(tmp_path, changes, field, expected):
+    with pytest.raises(RecordError) as error:
+        records.read(written(tmp_path, **changes))
+    message = str(error.value)
+    assert message.startswith(f"a_paper.yml: {field}")
+    assert expected in message
+
+
+def test_wrong_threshold_is_named(tmp_path):
+    claim = {
+        **GOOD["claims"][0],
+        "criteria": {"error": {"what": "e", "resolution": 1, "reproduced_if": "small"}},
+    }
+    with pytest.raises(RecordError, match=r"claims\.0\.criteria\.error\.reproduced_if.*expected a threshold"):
+        records.read(written(tmp_path, claims=[claim]))
+
+
+def test_broken_yaml_and_missing_record(tmp_path):
+    path = tmp_path / "a_paper.yml"
+    path.write_text("slug: [", encoding="utf-8")
+    with pytest.raises(RecordError, match=r"a_paper\.yml: not valid YAML"):
+        records.read(path)
+    with pytest.raises(RecordError, match="no record 'nothing'"):
+        records.load("nothing")
+
+
+def test_a_key_written_twice_is_refused_and_one_merged_in_may_be_written_again(tmp_path):
+    path = tmp_path / "a_paper.yml"
+    path.write_text("a: 1\nb: {c: 2, d: 3, c: 4}\n", encoding="utf-8")
+    with pytest.raises(RecordError, match=r"a_paper\.yml: .*'c' stands there twice(.|\n)*line 2, column 17"):
+        records.read_yaml(path)
+    path.write_text("a: &a {c: 2, d: 3}\nb: {<<: *a, c: 4}\n", encoding="utf-8")
+    assert records.read_yaml(path)["b"] == {"c": 4, "d": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [
+        ("<= 1e-5", [1e-5, 0, -math.inf], [1.1e-5, math.inf]),
+        ("< 0.9", [0.8], [0.9, 1]),
+        (">= .9", [0.9, 1, math.inf], [0.89]),
+        ("> 0", [1e-300], [0, -1]),
+        ("== 961", [961], [960, 962]),
+        ("in [5.32, 6.72]", [5.32, 6, 6.72], [5.31, 6.73]),
+    ],
+)
+def test_region_edges(text, inside, outside):
+    region = Region(text)
+    assert all(value in region and not region.disjoint(value, value) for value in inside)
+    assert all(value not in region and region.disjoint(value, value) for value in outside)
+    assert math.nan not in region
+    assert str(region) == text
+
+
+@pytest.mark.parametrize("text", ["", "0.9", "=> 1", "<= one", "in [2, 1]", "in (1, 2)", "<= 1 or > 2"])
+def test_region_rejects(text):
+    with pytest.raises(ValueError, match=r"expected a threshold|empty range"):
+        Region(text)
+
+
+@given(
+    st.floats(-1e6, 1e6),
+    st.floats(0, 1e3),
+    st.sampled_from(["<", "<=", ">", ">=", "=="]),
+    st.floats(-1e6, 1e6),
+)
+def test_interval_is_never_both_inside_and_disjoint(low, width, relation, number):
+    region = Region(f"{relation} {number}")
+    high = low + width
+    assert not (low in region and high in region and region.disjoint(low, high))
+
+
+def test_every_record_is_valid_and_every_paper_has_one():
+    everything = records.load_all()
+    assert len(everything) == len(list(PAPERS.glob("*.yml")))
+    papers = [record for record in everything if not record.companion]
+    assert len(papers) == 51
+    assert len({record.arxiv for record in papers}) == 51
+    assert len({record.title for record in papers}) == 51
+
+
+def test_claims_are_said_once_and_plainly():
+    statements = [claim.statement for record in records.load_all() for claim in record.claims]
+    assert len(set(statements)) == len(statements)
+    assert not [s for s in statements if "TODO" in s or "$" in s or len(s) > 400]
+
+
+def test_papers_per_part():
+    counts = {part: 0 for part in records.PARTS}
+    for record in records.load_all():
+        counts[record.part] += not record.companion
+    assert counts == {
+        "optics": 4, "frequency": 6, "hybrids": 11, "efficiency": 8, "restoration": 8, "theory": 14
+    }  # fmt: skip
