@@ -16,7 +16,7 @@ from scipy import stats
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fourfold.figures import COLOURS
+from fourfold.figures.style import COLOURS
 
 
 class Fit(NamedTuple):

@@ -28,7 +28,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fourfold.figures import BLUE, COLOURS, GREY, ORANGE
+from fourfold.figures.style import BLUE, COLOURS, GREY, ORANGE
 
 Window = Literal["hann"]
 Quantity = Literal["amplitude", "power"]

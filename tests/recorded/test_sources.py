@@ -168,7 +168,7 @@ def test_a_page_runs_again_when_any_module_behind_it_changes():
     rooms = (
         "optics/convsharevit",
         "chapter",
-        "figures/__init__",
+        "figures/style",
         "judging/card",
         "bench4f/light",
         "recorded/machine",

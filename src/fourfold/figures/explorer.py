@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fourfold.figures import NAME
+from fourfold.figures.control import NAME
 
 
 @dataclass(frozen=True)

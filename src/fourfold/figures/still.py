@@ -1,0 +1,53 @@
+"""Faces of a drawn figure: an SVG for the page, a PNG for everything else.
+
+The SVG stands inline in the page. Its text is text, its ink is ``currentColor``, so that one drawing serves
+light, dark and paper; it has no date and no random ids, so that the same data give the same bytes. The PNG is
+what Jupyter, VS Code, a repository's notebook view, and converters show.
+"""
+
+import html
+import io
+import re
+
+import matplotlib
+from matplotlib.figure import Figure
+from PIL import Image
+
+from fourfold.figures.style import INK
+
+DPI = 100
+_FACELESS = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+
+
+def svg(drawn: Figure, name: str, alt: str) -> str:
+    """The figure as an inline SVG; ``name`` makes its ids its own, ``alt`` is its label."""
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        drawn.savefig(file, format="svg", metadata=_FACELESS)
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', text))
+    text = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in used else "", text)
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    text = text.replace(INK, "currentColor")
+    # Matplotlib measured with the widest of these fonts, so none of the others can overlap.
+    text = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "system-ui, 'DejaVu Sans', sans-serif", text)
+    # Hundredths of a point are finer than any screen.
+    text = re.sub(
+        r' (?:d|x|y|points|transform|width|height)="[^"]*"',
+        lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]),
+        text,
+    )
+    label = html.escape(alt, quote=True)
+    return re.sub(r"<svg ", f'<svg role="img" aria-label="{label}" ', text, count=1).strip()
+
+
+def png(drawn: Figure) -> bytes:
+    """The figure on white, in few colours: small enough to be kept beside a notebook's text."""
+    file = io.BytesIO()
+    drawn.savefig(file, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    small = io.BytesIO()
+    image = Image.open(file).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    image.save(small, format="png", optimize=True)
+    return small.getvalue()

@@ -1,0 +1,407 @@
+"""The drawings of this book, each a sentence about a tidy table.
+
+A table is a pandas frame with a row for each measured value; the names of its columns are the titles of the
+axes, units included. Where several rows share their place they are seeds: lines and bars show their mean and
+its 95 % interval, the one the judge uses.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from fourfold.figures.style import (
+    COLOURS,
+    DASHES,
+    INK,
+    MAGNITUDE,
+    MARKERS,
+    SIGNED,
+    WIDTH,
+    canvas,
+    legend,
+    threshold,
+)
+from fourfold.judging.rule import mean_interval
+
+Threshold = float | Mapping[str, float] | None
+"""Where a claim is decided: one value for all panels, or panel -> value."""
+
+
+def interval(values: pd.Series) -> tuple[float, float]:
+    """The judge's interval of a mean; a single seed is its own."""
+    _, low, high = mean_interval(np.asarray(values, dtype=float))
+    middle = float(np.mean(values))
+    return (low, high) if np.isfinite([low, high]).all() else (middle, middle)
+
+
+def seeds(
+    frame: pd.DataFrame,
+    value: str,
+    *,
+    by: str,
+    hue: str | None = None,
+    panel: str | None = None,
+    at: Threshold = None,
+    log: bool = False,
+) -> Figure:
+    """Every seed a dot, with mean and interval, a row for each ``by``.
+
+    Args:
+        frame: columns ``value`` and ``by``, a row a seed; ``hue`` and ``panel`` name further columns.
+        value: what was measured, with its unit.
+        by: the arm; rows stand in the order of the table.
+        hue: a second distinction within a row, by colour.
+        panel: a third one, side by side.
+        at: the threshold, a dotted line.
+        log: whether the axis is logarithmic.
+    """
+    _columns(frame, value, by, hue, panel)
+    rows = frame[by].nunique() * (frame[hue].nunique() ** 0.6 if hue else 1)
+    figure, panels = _panels(frame, panel, height=1.15 + 0.42 * rows, sharey=True)
+    look: dict[str, Any] = {"x": value, "y": by, "hue": hue or by, "order": list(_order(frame[by]))}
+    look |= {"hue_order": list(_order(frame[hue or by])), "dodge": bool(hue), "legend": bool(hue)}
+    colours = _colours(frame[hue or by])
+    for name, axes, part in panels:
+        seaborn.stripplot(
+            part, ax=axes, palette=colours, jitter=False, size=5, alpha=0.5, linewidth=0, **look, zorder=2
+        )
+        seaborn.pointplot(
+            part,
+            ax=axes,
+            palette=colours,
+            errorbar=interval,
+            linestyle="none",
+            marker="|",
+            markersize=13,
+            markeredgewidth=2,
+            err_kws={"linewidth": 2.2},
+            **{**look, "dodge": 0.4 if hue else False, "legend": False},
+        )
+        _finish(axes, name, x=value, y="", log="x" if log else "", at=at, axis="x")
+    legend(figure)
+    return figure
+
+
+def lines(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    by: str | None = None,
+    panel: str | None = None,
+    log: str = "",
+    fit: bool = False,
+    markers: bool | None = None,
+    at: Threshold = None,
+    sharey: bool = True,
+) -> Figure:
+    """Curves of means with a band for the interval over seeds; told apart by colour, mark and dash.
+
+    Args:
+        frame: columns ``x`` and ``y``, a row a measured value; ``by`` and ``panel`` name further columns.
+        x: what was varied, with its unit.
+        y: what was measured, with its unit.
+        by: the curve, at most seven.
+        panel: another distinction, side by side.
+        log: the logarithmic axes, such as ``"xy"``.
+        fit: whether to draw each curve's power law, its exponent in the legend, instead of joining points.
+        markers: whether points are marked; by default where a curve has at most 20.
+        at: a level of y, a dotted line.
+        sharey: whether panels have one scale.
+    """
+    _columns(frame, x, y, by, panel)
+    figure, panels = _panels(frame, panel, height=3.5, sharey=sharey)
+    if markers is None:
+        markers = frame[x].nunique() <= 20
+    names = list(_order(frame[by])) if by else []
+    for name, axes, part in panels:
+        shown = [n for n in names if (part[by] == n).any()] if by else []
+        look: dict[str, Any] = {"x": x, "y": y, "ax": axes, "errorbar": interval, "err_kws": {"alpha": 0.18}}
+        if by:
+            place = [names.index(n) for n in shown]
+            look |= {
+                "hue": by,
+                "style": by,
+                "hue_order": shown,
+                "style_order": shown,
+                "palette": [COLOURS[i] for i in place],
+                "dashes": [("", *DASHES[1:])[i] for i in place],
+            }
+            look["markers"] = [MARKERS[i] for i in place] if markers else False
+        else:
+            look |= {"color": COLOURS[0], "marker": "o" if markers else None}
+        if fit:
+            _power_laws(part, x, y, by, names, axes)
+        else:
+            seaborn.lineplot(part, **look, markeredgewidth=0)
+        _finish(axes, name, x=x, y=y, log=log, at=at, axis="y")
+    legend(figure)
+    return figure
+
+
+def _power_laws(part: pd.DataFrame, x: str, y: str, by: str | None, names: list, axes: Axes) -> None:
+    """Points and, for three or more of a curve, the least-squares power law through them."""
+    from fourfold.cost import exponent
+
+    for i, name in enumerate(names or [None]):
+        points = part if name is None else part[part[by] == name]
+        axes.plot(points[x], points[y], MARKERS[i], color=COLOURS[i], label=str(name or y))
+        if len(points) >= 3:
+            law = exponent(points[x].tolist(), points[y].tolist())
+            ends = np.array([points[x].min(), points[x].max()])
+            label = f"{name or 'fit'}: slope {law.slope:.2f} [{law.low:.2f}, {law.high:.2f}]"
+            axes.plot(ends, law.factor * ends**law.slope, color=COLOURS[i], linewidth=1.2, label=label)
+
+
+def points(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    by: str | None = None,
+    text: str | None = None,
+    panel: str | None = None,
+    log: str = "",
+    at: Threshold = None,
+    sharey: bool = True,
+) -> Figure:
+    """A dot for every row, told apart by ``by`` in colour and mark; the column ``text`` is written beside."""
+    _columns(frame, x, y, by, text, panel)
+    figure, panels = _panels(frame, panel, height=3.5, sharey=sharey)
+    names = list(_order(frame[by])) if by else [None]
+    for name, axes, part in panels:
+        for i, group in enumerate(names):
+            rows = part if group is None else part[part[by] == group]
+            axes.plot(rows[x], rows[y], MARKERS[i % 7], color=COLOURS[i % 7], label=str(group), alpha=0.85)
+            for _, row in rows.iterrows() if text else ():
+                axes.annotate(
+                    str(row[text]), (row[x], row[y]), xytext=(5, 4), textcoords="offset points", fontsize=8.5
+                )
+        _finish(axes, name, x=x, y=y, log=log, at=at, axis="y")
+    if by:
+        legend(figure)
+    return figure
+
+
+def bars(
+    frame: pd.DataFrame,
+    value: str,
+    *,
+    by: str,
+    hue: str | None = None,
+    panel: str | None = None,
+    at: Threshold = None,
+    form: str = "{:.3g}",
+) -> Figure:
+    """Horizontal bars from zero with their numbers; several rows of one bar are seeds."""
+    _columns(frame, value, by, hue, panel)
+    rows = frame[by].nunique() * (frame[hue].nunique() if hue else 1)
+    figure, panels = _panels(frame, panel, height=1.1 + 0.36 * rows, sharey=True)
+    for name, axes, part in panels:
+        seaborn.barplot(
+            part,
+            x=value,
+            y=by,
+            hue=hue or by,
+            order=list(_order(frame[by])),
+            hue_order=list(_order(frame[hue or by])),
+            palette=_colours(frame[hue or by]) if hue else {key: COLOURS[0] for key in frame[by]},
+            errorbar=interval,
+            err_kws={"color": INK, "linewidth": 1.4},
+            saturation=1,
+            legend=bool(hue),
+            ax=axes,
+        )
+        for bar in (bar for container in axes.containers for bar in container):
+            spans = [np.asarray(line.get_xdata(), float) for line in axes.lines if _meets(line, bar)]
+            end = max([bar.get_width(), *(span.max() for span in spans)])
+            place: dict[str, Any] = {
+                "xytext": (4, 0),
+                "textcoords": "offset points",
+                "va": "center",
+                "fontsize": 8.5,
+            }
+            middle = bar.get_y() + bar.get_height() / 2
+            axes.annotate(form.format(bar.get_width()), (end, middle), color=INK, **place)
+        axes.margins(x=0.14)
+        axes.grid(False, axis="y")
+        _finish(axes, name, x=value, y="", log="", at=at, axis="x")
+    legend(figure)
+    return figure
+
+
+def _meets(line: Line2D, bar: Rectangle) -> bool:
+    """Whether an interval's line belongs to a bar."""
+    y = np.asarray(line.get_ydata(), dtype=float)
+    return len(y) > 0 and bool(bar.get_y() <= y.mean() <= bar.get_y() + bar.get_height())
+
+
+def pictures(
+    images: Mapping[str, Any] | Mapping[str, Mapping[str, Any]],
+    *,
+    scale: str | tuple[float, float] = "shared",
+    colours: str = "gray",
+    unit: str = "",
+    columns: int | None = None,
+) -> Figure:
+    """Images side by side with their titles: title -> picture, or row -> title -> picture.
+
+    Args:
+        images: pictures (height, width) of any real values, or (height, width, 3) in 0..1; a row may lack
+            some of the titles.
+        scale: ``"shared"`` by all, ``"each"`` its own, ``"row"`` shared within a row, or (lowest, highest).
+        colours: matplotlib's colour map; `style.SIGNED` is centred at zero.
+        unit: what the values are; named beside a colour bar if one scale serves all.
+        columns: pictures in a row of a plain mapping.
+    """
+    rows = _rows(images, columns)
+    width = max(map(len, rows.values()))
+    shapes = [np.shape(p) for row in rows.values() for p in row.values()]
+    aspect = max(shape[0] / shape[1] for shape in shapes)
+    side = min(WIDTH / width, 2.6)
+    figure, axes = canvas(width, len(rows), height=(side * aspect + 0.32) * len(rows) + (0.1 if unit else 0))
+    axes = np.atleast_2d(axes)
+    limits = _limits(rows, scale, colours)
+    drawn = None
+    for r, (label, row) in enumerate(rows.items()):
+        for c in range(width):
+            place = axes[r, c]
+            place.set_axis_off()
+            if c >= len(row):
+                continue
+            title, picture = list(row.items())[c]
+            low, high = limits[r][c]
+            drawn = place.imshow(np.asarray(picture, dtype=float), cmap=colours, vmin=low, vmax=high)
+            place.set_title(title, fontsize=9)
+        if label:
+            edge = {"transform": axes[r, 0].transAxes, "ha": "right", "va": "center", "fontsize": 9.5}
+            axes[r, 0].text(-0.04, 0.5, label, rotation=90, **edge)
+    if unit and drawn is not None and scale not in ("each", "row"):
+        bar = figure.colorbar(drawn, ax=axes, shrink=0.75, aspect=28, pad=0.02)
+        bar.set_label(unit)
+        bar.outline.set_visible(False)
+    return figure
+
+
+def heatmap(
+    table: pd.DataFrame, *, label: str, signed: bool = False, numbers: str | None = None, ticks: int = 12
+) -> Figure:
+    """A table as a map of colours: its index runs up the y axis, its columns along x, under their names.
+
+    ``label`` says what the cells are; ``numbers`` is the format in which each cell shows its own, such as
+    ``".2f"``; ``ticks`` limits how many places are named along an axis.
+    """
+    height = min(5.5, 1.2 + 0.32 * len(table) if len(table) <= 14 else 4.2)
+    figure, (axes,) = canvas(height=height)
+    values = table.to_numpy(dtype=float)
+    largest = float(np.nanmax(np.abs(values)))
+    seaborn.heatmap(
+        table,
+        ax=axes,
+        cmap=SIGNED if signed else MAGNITUDE,
+        vmin=-largest if signed else None,
+        vmax=largest if signed else None,
+        annot=numbers is not None,
+        fmt=numbers or "",
+        annot_kws={"fontsize": 8.5},
+        cbar_kws={"label": label},
+        xticklabels=max(1, -(-table.shape[1] // ticks)),
+        yticklabels=max(1, -(-table.shape[0] // ticks)),
+        rasterized=table.size > 400,
+    )
+    axes.invert_yaxis()
+    axes.grid(False)
+    axes.tick_params(length=0, rotation=0)
+    return figure
+
+
+# --- parts --------------------------------------------------------------------------------------------------
+
+
+def _order(column: pd.Series) -> list:
+    return list(dict.fromkeys(column))
+
+
+def _colours(column: pd.Series) -> dict[Any, str]:
+    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(_order(column))}
+
+
+def _columns(frame: pd.DataFrame, *named: str | None) -> None:
+    """Raise ValueError for a column that the frame lacks or a frame without rows."""
+    if missing := [name for name in named if name is not None and name not in frame]:
+        raise ValueError(f"no column {', '.join(map(repr, missing))}; there are {', '.join(map(str, frame))}")
+    if frame.empty:
+        raise ValueError("the table has no rows")
+
+
+def _panels(
+    frame: pd.DataFrame, panel: str | None, *, height: float, sharey: bool
+) -> tuple[Figure, list[tuple[str, Axes, pd.DataFrame]]]:
+    """A figure with a panel for each value of a column: (title, axes, its rows)."""
+    if panel is None:
+        figure, axes = canvas(height=height)
+        return figure, [("", axes[0], frame)]
+    names = _order(frame[panel])
+    figure, axes = canvas(len(names), height=height, sharey=sharey)
+    return figure, [(str(n), a, frame[frame[panel] == n]) for n, a in zip(names, axes, strict=True)]
+
+
+def _finish(axes: Axes, title: str, *, x: str, y: str, log: str, at: Threshold, axis: str) -> None:
+    axes.set_title(title, pad=14 if at is not None and axis == "x" else None)
+    axes.set_xlabel(x)
+    spec = axes.get_subplotspec()
+    axes.set_ylabel(y if spec is None or spec.is_first_col() or not _shares_y(axes) else "")
+    if "x" in log:
+        axes.set_xscale("log")
+    elif axes.get_xscale() == "linear" and isinstance(axes.xaxis.get_major_locator(), MaxNLocator):
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+    if "y" in log:
+        axes.set_yscale("log")
+    value = at.get(title) if isinstance(at, Mapping) else at
+    if value is not None:
+        threshold(axes, value, axis=axis)
+
+
+def _shares_y(axes: Axes) -> bool:
+    return len(axes.get_shared_y_axes().get_siblings(axes)) > 1
+
+
+def _rows(images: Mapping[str, Any], columns: int | None) -> dict[str, dict[str, Any]]:
+    """Rows of titled pictures, numpy arrays."""
+    if not images:
+        raise ValueError("pictures needs at least one picture")
+    if all(isinstance(row, Mapping) for row in images.values()):
+        return {label: {t: np.asarray(p) for t, p in row.items()} for label, row in images.items()}
+    titled = [(title, np.asarray(picture)) for title, picture in images.items()]
+    width = columns or min(len(titled), 5)
+    return {" " * (i // width): dict(titled[i : i + width]) for i in range(0, len(titled), width)}
+
+
+def _limits(
+    rows: Mapping[str, Mapping[str, np.ndarray]], scale: str | tuple[float, float], colours: str
+) -> list[list[tuple[float, float]]]:
+    """(lowest, highest) of every picture of every row."""
+
+    def span(pictures: Sequence[np.ndarray]) -> tuple[float, float]:
+        low = min(float(np.nanmin(p)) for p in pictures)
+        high = max(float(np.nanmax(p)) for p in pictures)
+        return (-max(-low, high), max(-low, high)) if colours == SIGNED else (low, high)
+
+    if not isinstance(scale, str):
+        return [[scale] * len(row) for row in rows.values()]
+    if scale == "each":
+        return [[span([p]) for p in row.values()] for row in rows.values()]
+    if scale == "row":
+        return [[span(list(row.values()))] * len(row) for row in rows.values()]
+    if scale != "shared":
+        raise ValueError(f"scale must be 'shared', 'each', 'row' or (lowest, highest), got {scale!r}")
+    whole = span([p for row in rows.values() for p in row.values()])
+    return [[whole] * len(row) for row in rows.values()]
