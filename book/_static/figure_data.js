@@ -66,7 +66,7 @@
   globalThis.fourfoldCsv = csv;
   if (globalThis.document) {
     document.addEventListener("DOMContentLoaded", () => {
-      for (const figure of document.querySelectorAll("figure.fourfold")) {
+      for (const figure of document.querySelectorAll("figure.fourfold:not(.still)")) {
         const button = Object.assign(document.createElement("button"), { type: "button", className: "save" });
         button.textContent = "Data (CSV)";
         button.setAttribute("aria-label", `Data of figure ${figure.id.replace(/^figure-/, "")} as CSV`);

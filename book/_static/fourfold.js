@@ -108,7 +108,7 @@
   };
 
   document.addEventListener("DOMContentLoaded", () => {
-    const figures = document.querySelectorAll("figure.fourfold");
+    const figures = document.querySelectorAll("figure.fourfold:not(.still)");
     if (!figures.length) return;
     const script = document.createElement("script");
     script.src = `${root.dataset.content_root}plotly.min.js`;

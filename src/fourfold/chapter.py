@@ -50,6 +50,16 @@ class Chapter:
         """The recorded run of twenty seeds, or None; see `fourfold.recorded.evidence.read`."""
         return evidence.read(self.record.slug, "recorded")
 
+    def drawn(self, name: str, here: Any) -> tuple[Any, str]:
+        """What a figure draws: in a build the recorded run's results of that name, else this run's, ``here``.
+
+        With, for the caption, whose they are.
+        """
+        run = self.recorded_run() if self.profile == "quick" else None
+        if run is None or run["parameters"] != self.record.values("recorded") or name not in run["data"]:
+            return here, f"this run, {evidence.seeds(self.values)}"
+        return run["data"][name], f"the recorded run, {evidence.seeds(run['parameters'])}"
+
     def __str__(self) -> str:
         changed = {n: v for n, v in self.values.items() if v != self.record.parameters[n].quick}
         what = "quick parameters" if not changed else ", ".join(f"{n} = {v!r}" for n, v in changed.items())

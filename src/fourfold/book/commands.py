@@ -1,16 +1,20 @@
-"""The book's own chores, called by make and Snakemake: ``python -m fourfold.book.commands COMMAND``.
+"""The book's own chores, called by make and Snakemake: ``python -m fourfold.book COMMAND``.
 
 Nothing here touches a number: it lists papers for BibTeX, keeps notebook pairs in step, scaffolds a
 chapter, keeps recorded runs, and builds the HTML.
 """
 
 import argparse
+import base64
+import io
 import string
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import nbformat
+from PIL import Image, ImageChops, ImageStat
 
 from fourfold.book import html
 from fourfold.judging import parameters, records
@@ -41,7 +45,8 @@ def pair(markdown: Path, ran: Path | None = None) -> nbformat.NotebookNode:
     """The ``.ipynb`` half of a chapter: the Markdown's cells with the text outputs of its last run.
 
     Cell ids are kept from the pair on disk where a cell's place and kind are unchanged. Outputs keep
-    what ``--nbval`` compares (text and HTML of verdicts) and lose metadata, times and figures.
+    what ``--nbval`` compares (text and HTML of verdicts) and lose metadata and times; figures keep their
+    PNG, the one on disk where the new one looks the same.
 
     Raises:
         ValueError: if the executed copy does not have the Markdown's code cells.
@@ -53,9 +58,14 @@ def pair(markdown: Path, ran: Path | None = None) -> nbformat.NotebookNode:
         if cell.cell_type == before.cell_type:
             cell.id = before.id
     code = executed.code_cells(notebook)
+    known = {png for cell in old if cell.cell_type == "code" for png in map(_png, cell.outputs) if png}
     for cell in code:
         drawn = IGNORED in cell.metadata.get("tags", ())
-        cell.outputs = [] if drawn else [_text_only(output) for output in cell.outputs]
+        cell.outputs = (
+            [_picture(o, known) for o in cell.outputs if _png(o)]
+            if drawn
+            else [_text_only(output) for output in cell.outputs]
+        )
     for count, cell in enumerate(code, start=1):
         cell.execution_count = count
         for output in cell.outputs:
@@ -70,6 +80,26 @@ def _text_only(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
         output.data = {mime: text for mime, text in output.data.items() if mime.startswith("text/")}
         output.metadata = {}
     return output
+
+
+def _png(output: nbformat.NotebookNode) -> str:
+    return "".join(output.get("data", {}).get("image/png", ""))
+
+
+def _picture(output: nbformat.NotebookNode, known: Collection[str]) -> nbformat.NotebookNode:
+    """A figure's output with its PNG, or the one of those ``known`` that looks the same."""
+    made = _png(output)
+    alike = next((png for png in known if _alike(png, made)), made)
+    data = {"image/png": alike, "text/plain": output.data["text/plain"]}
+    return nbformat.v4.new_output(output.output_type, data)
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two PNGs differ by no more than another processor's rounding moves a line."""
+    pictures = [Image.open(io.BytesIO(base64.b64decode(png))).convert("L") for png in (one, other)]
+    if pictures[0].size != pictures[1].size:
+        return False
+    return ImageStat.Stat(ImageChops.difference(*pictures)).mean[0] < 0.25
 
 
 def sync() -> None:
@@ -170,7 +200,3 @@ def main() -> None:
                 print(evidence.keep(given.slug, given.tier, given.notebook).relative_to(ROOT))
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"{given.command}: {error}")
-
-
-if __name__ == "__main__":
-    main()

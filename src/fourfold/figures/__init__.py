@@ -23,7 +23,7 @@ from fourfold.figures.style import (
     legend,
     threshold,
 )
-from fourfold.figures.vocabulary import bars, heatmap, lines, pictures, points, seeds
+from fourfold.figures.vocabulary import bars, heatmap, lines, pictures, points, seeds, tidy
 
 __all__ = [
     "BLUE",
@@ -52,4 +52,5 @@ __all__ = [
     "seeds",
     "show",
     "threshold",
+    "tidy",
 ]

@@ -36,10 +36,47 @@ Threshold = float | Mapping[str, float] | None
 
 
 def interval(values: pd.Series) -> tuple[float, float]:
-    """The judge's interval of a mean; a single seed is its own."""
-    _, low, high = mean_interval(np.asarray(values, dtype=float))
-    middle = float(np.mean(values))
-    return (low, high) if np.isfinite([low, high]).all() else (middle, middle)
+    """The judge's interval of a mean, from three seeds on: that of two is wider than any figure."""
+    mean, low, high = mean_interval(np.asarray(values, dtype=float))
+    return (low, high) if len(values) > 2 else (mean, mean)
+
+
+def tidy(
+    values: Mapping[str, Any], *names: str, along: tuple[str, Sequence[Any]] | None = None
+) -> pd.DataFrame:
+    """A tidy table of nested results: a column for each level of keys, then one for the value.
+
+    Args:
+        values: ``{"arm": [one, number, a, seed]}``, as deeply nested as there are names; a leaf is a number,
+            one a seed, or with ``along`` an array (points,) or (seeds, points), tensors too.
+        names: of the levels of keys, from the outside, and last of the value.
+        along: the leaf's last axis: its name and the places of its points.
+
+    Raises:
+        ValueError: if keys are nested less deeply than names are given, or a leaf has other points.
+    """
+    *levels, value = names
+    rows: list[dict[str, Any]] = []
+
+    def collect(found: Any, place: dict[str, Any], left: Sequence[str]) -> None:
+        if left:
+            if not isinstance(found, Mapping):
+                raise ValueError(f"names = {names}: no keys for {left[0]!r}, got {type(found).__name__}")
+            for key, inner in found.items():
+                collect(inner, {**place, left[0]: key}, left[1:])
+            return
+        leaf = np.asarray(found, dtype=float)
+        if along is None:
+            rows.extend({**place, value: float(number)} for number in leaf.reshape(-1))
+            return
+        axis, points = along
+        if leaf.ndim == 0 or leaf.shape[-1] != len(points):
+            raise ValueError(f"{place}: expected {len(points)} points along {axis!r}, got {leaf.shape}")
+        for curve in leaf.reshape(-1, len(points)):
+            rows.extend({**place, axis: p, value: float(n)} for p, n in zip(points, curve, strict=True))
+
+    collect(values, {}, levels)
+    return pd.DataFrame(rows)
 
 
 def seeds(
@@ -80,10 +117,10 @@ def seeds(
             errorbar=interval,
             linestyle="none",
             marker="|",
-            markersize=13,
+            markersize=9 if hue else 13,
             markeredgewidth=2,
             err_kws={"linewidth": 2.2},
-            **{**look, "dodge": 0.4 if hue else False, "legend": False},
+            **{**look, "dodge": 0.8 - 0.8 / len(colours) if hue else False, "legend": False},
         )
         _finish(axes, name, x=value, y="", log="x" if log else "", at=at, axis="x")
     legend(figure)
@@ -143,6 +180,10 @@ def lines(
         else:
             seaborn.lineplot(part, **look, markeredgewidth=0)
         _finish(axes, name, x=x, y=y, log=log, at=at, axis="y")
+        if "x" in log and frame[x].nunique() <= 8:
+            places = sorted(frame[x].unique())
+            axes.set_xticks(places, [f"{place:g}" for place in places])
+            axes.set_xticks([], minor=True)
     legend(figure)
     return figure
 
@@ -331,7 +372,9 @@ def _order(column: pd.Series) -> list:
 
 
 def _colours(column: pd.Series) -> dict[Any, str]:
-    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(_order(column))}
+    """A colour for each name; one for all where there are more names than colours."""
+    names = _order(column)
+    return {name: COLOURS[i] if len(names) <= len(COLOURS) else COLOURS[0] for i, name in enumerate(names)}
 
 
 def _columns(frame: pd.DataFrame, *named: str | None) -> None:

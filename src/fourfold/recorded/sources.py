@@ -177,15 +177,18 @@ def forget() -> None:
 def experiment(notebook: Path) -> str:
     """The code of a page that its numbers go through.
 
-    Without its parameters, which a run states itself; and of a cell that draws, only what it does up to the
-    last thing that it keeps or judges.
+    Without its parameters, which a run states itself; of a cell that draws, only what it does up to the last
+    thing that it keeps or judges; and without functions and constants that nothing of the rest uses.
     """
-    parts = []
+    body: list[ast.stmt] = []
     for cell in _code_cells(notebook):
         tags = cell.metadata.get("tags", [])
         if "parameters" not in tags:
-            parts.append(_until_kept(cell.source) if "nbval-ignore-output" in tags else cell.source)
-    return "\n".join(parts)
+            statements = ast.parse(cell.source).body
+            body += _until_kept(statements) if "nbval-ignore-output" in tags else statements
+    while unused := _unused(body):
+        body = [statement for statement in body if statement not in unused]
+    return "\n".join(map(ast.unparse, body))
 
 
 def files(notebook: Path) -> list[str]:
@@ -209,8 +212,31 @@ def _code_cells(notebook: Path) -> list[NotebookNode]:
     return [cell for cell in cells if cell.cell_type == "code"]
 
 
-def _until_kept(source: str) -> str:
-    statements = ast.parse(source).body
+def _unused(body: Sequence[ast.stmt]) -> list[ast.stmt]:
+    """Functions, classes and literals of a page that no other statement of it names."""
+
+    def names(statement: ast.stmt) -> set[str]:
+        return {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+
+    def only_defines(statement: ast.stmt) -> bool:
+        if isinstance(statement, ast.Assign):
+            return all(isinstance(n, _LITERAL) for n in ast.walk(statement.value))
+        return isinstance(statement, (ast.FunctionDef, ast.ClassDef)) and not statement.decorator_list
+
+    used = [names(statement) for statement in body]
+    return [
+        statement
+        for i, statement in enumerate(body)
+        if only_defines(statement)
+        and not any(_defined(statement) & found for j, found in enumerate(used) if j != i)
+    ]
+
+
+_LITERAL = (ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.Set, ast.UnaryOp, ast.USub, ast.Load)
+
+
+def _until_kept(statements: list[ast.stmt]) -> list[ast.stmt]:
+    """The statements of a cell up to the last that keeps or judges something."""
     kept = [
         i
         for i, statement in enumerate(statements)
@@ -218,7 +244,7 @@ def _until_kept(source: str) -> str:
             isinstance(node, ast.Attribute) and node.attr in ("keep", "judge") for node in ast.walk(statement)
         )
     ]
-    return "\n".join(map(ast.unparse, statements[: kept[-1] + 1])) if kept else ""
+    return statements[: kept[-1] + 1] if kept else []
 
 
 def _statements(module: _Module, names: Collection[str]) -> list[ast.stmt]:
