@@ -9,8 +9,7 @@ from scipy.optimize import curve_fit
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from fourfold import figures
-from fourfold.cost import exponent, macs, parameters, plot_cost, table
+from fourfold.cost import exponent, macs, parameters, table
 
 
 class Attention(nn.Module):
@@ -100,15 +99,6 @@ def test_the_interval_is_the_textbooks_and_holds_its_level():
     assert fit == pytest.approx((best[0], best[0] - half, best[0] + half, math.exp(best[1])), rel=1e-5)
 
 
-def test_the_plot_has_a_line_for_three_points_or_more():
-    curves = {"attention": ([16, 64, 256], [1, 16, 256]), "two": ([16, 64], [1, 2])}
-    plot = plot_cost(curves, size="tokens", cost="time (ms)")
-    assert [trace.name for trace in plot.data] == ["attention", "slope 2.00", "two"]
-    assert plot.data[1].y == pytest.approx((1, 256))
-    assert (plot.layout.xaxis.type, plot.layout.yaxis.type) == ("log", "log")
-    figures.show(plot, name="cost", caption="c", alt="a")
-
-
 def test_the_table_counts_models_that_no_memory_could_hold():
     models = {"small": lambda: nn.Linear(3, 5), "huge": lambda: nn.Linear(10**6, 10**6, bias=False)}
     counted = table({"small": models["small"]}, (7, 3))
@@ -125,7 +115,6 @@ REFUSED = [
     (lambda: exponent([2, 2, 2], [1, 2, 3]), r"sizes must differ, got \[2, 2, 2\]"),
     (lambda: macs(nn.Linear(2, 2), (0, 2)), r"a shape must be .*got \(0, 2\)"),
     (lambda: macs(nn.Linear(2, 2), (1.0, 2)), r"a shape must be .*got \(1\.0, 2\)"),
-    (lambda: plot_cost({}, size="n", cost="c"), r"1\.\.7 curves .*got 0"),
 ]
 
 

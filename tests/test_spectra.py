@@ -10,14 +10,11 @@ from hypothesis import strategies as st
 from scipy import ndimage, signal
 from torch.nn.functional import avg_pool2d, conv2d
 
-from fourfold import figures
 from fourfold.spectra import (
     alias_ratio,
     amplitude,
     band_energy,
     frequencies,
-    plot_radial,
-    plot_rel_log_amplitude,
     power,
     radial,
     rel_log_amplitude,
@@ -296,24 +293,6 @@ def test_no_tensor_of_another_device_is_mixed_in():
 # --- figures ----------------------------------------------------------------------------------------------
 
 
-def test_figures_have_their_axes_marks_and_curves():
-    curves = {"a": radial(noise(16, 16)), "b": radial(noise(16, 16, seed=1))}
-    plot = plot_radial(curves, stride=2)
-    assert [trace.name for trace in plot.data] == ["a", "b"]
-    assert len(plot.data[0].x) == 8  # ring 0 is left out
-    assert "cycles per pixel" in plot.layout.xaxis.title.text
-    assert [mark.text for mark in plot.layout.annotations] == ["Nyquist", "Nyquist at stride 2"]
-    assert [line.x0 for line in plot.layout.shapes] == [0.5, 0.25]
-    layers = rel_log_amplitude([noise(2, 2, 8, 8), noise(2, 2, 8, 8, seed=1)])
-    plot = plot_rel_log_amplitude({"trained": layers, "untrained": layers[:1]}, size=8)
-    assert [(trace.name, trace.showlegend) for trace in plot.data] == [
-        ("layer 1", True), ("layer 2", True), ("layer 1", False)
-    ]  # fmt: skip
-    assert plot.data[0].x == (0, 0.125, 0.25, 0.375, 0.5)
-    assert len(plot.layout.shapes) == 2
-    figures.show(plot, name="layers", caption="c", alt="a")
-
-
 # --- bad input --------------------------------------------------------------------------------------------
 
 X = torch.ones(2, 3, 8, 6)
@@ -335,8 +314,6 @@ REFUSED = [
     (lambda: alias_ratio(X, 0), "stride must be >= 1, got 0"),
     (lambda: transfer_function(torch.ones(9, 3), 8), "fit in the grid of 8 x 8, got 9 x 3"),
     (lambda: transfer_function(lambda x: x[..., ::2, ::2], 8), r"keep the size 8 x 8, got \(1, 1, 4, 4\)"),
-    (lambda: plot_radial({}), r"1\.\.7 curves .*got 0"),
-    (lambda: plot_rel_log_amplitude({"a": torch.ones(2, 4)}, size=8), r"a must be \(depth, 5\) .*\(2, 4\)"),
 ]
 
 

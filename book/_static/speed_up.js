@@ -9,11 +9,15 @@
     const seconds = (way, i, j) => (passesPerProduct * passes[way][i][j]) / (rate * batches[j]);
     const speedUp = (way, i, j) => 1 / (gpu * seconds(way, i, j));
     const ways = Object.keys(passes);
-    return {
-      curves: ways.map((way) => ({
+    const curves = ways.map((way) => [
+      way,
+      {
         batch: batches.map((_, j) => speedUp(way, row, j)),
         plane: planes.map((_, i) => speedUp(way, i, column)),
-      })),
+      },
+    ]);
+    return {
+      curves: Object.fromEntries(curves),
       bench: seconds(ways[0], row, column),
       gpu: 1 / gpu,
       speedUp: speedUp(ways[0], row, column),
@@ -30,31 +34,34 @@
     return `At this point an image takes ${duration(bench)} on the bench and ${duration(gpu)} on the GPU: ${result}.`;
   };
 
-  /* Everything that depends on the sliders: `spec` is the plot as Python drew it and is changed in place. */
-  const view = (spec, data, state, width) => {
+  /* What depends on the sliders, by the ids that Python gave the parts of its drawing. */
+  const view = (data, state) => {
     const now = numbers(data, state);
-    const point = 2 * now.curves.length;
-    now.curves.forEach((curve, i) => {
-      spec.data[2 * i].y = curve.batch;
-      spec.data[2 * i + 1].y = curve.plane;
-    });
-    ["batch", "plane"].forEach((axis, i) => Object.assign(spec.data[point + i], { x: [state[axis]], y: [now.speedUp] }));
-    const { layout } = spec;
-    layout.annotations[0].text = `plane of ${state.plane} pixels`;
-    layout.annotations[1].text = `batch of ${state.batch}`;
-    // The frame stays, so that the curves are seen to move, unless the point would leave it.
     const decade = Math.log10(now.speedUp);
-    const range = [Math.min(-3, decade - 0.5), Math.max(2, decade + 0.5)];
-    Object.assign(layout.yaxis, { range });
-    Object.assign(layout.yaxis2, { range });
-    if (width < 560) {
-      layout.xaxis.domain = layout.xaxis2.domain = [0, 1];
-      layout.yaxis.domain = [0.62, 1];
-      layout.yaxis2.domain = [0, 0.38];
-      layout.height = 720;
-      layout.legend = { orientation: "h", y: -0.16 };
+    const [first, last] = data.decades;
+    // The frame stays, so that the curves are seen to move, unless the point would leave it.
+    const shift = Math.min(0, Math.floor(decade - 0.5) - first) + Math.max(0, Math.ceil(decade + 0.5) - last);
+    const place = (axis, x, y) => {
+      const frame = data.frames[axis];
+      const [left, low, right, high] = frame.x;
+      const [bottom, top] = frame.y;
+      return [
+        left + ((Math.log10(x) - low) / (high - low)) * (right - left),
+        bottom + ((Math.log10(y) - first - shift) / (last - first)) * (top - bottom),
+      ];
+    };
+    const path = (axis, xs, ys) =>
+      xs.map((x, i) => `${i ? "L" : "M"} ${place(axis, x, ys[i]).map((one) => one.toFixed(2)).join(" ")}`).join(" ");
+    const [paths, points, texts] = [{}, {}, {}];
+    for (const [axis, values] of [["batch", data.batches], ["plane", data.planes]]) {
+      for (const [way, curve] of Object.entries(now.curves)) paths[`${way}-${axis}`] = path(axis, values, curve[axis]);
+      for (const level of [1, data.factor]) paths[`level-${level}-${axis}`] = path(axis, values, values.map(() => level));
+      points[`point-${axis}`] = place(axis, state[axis], now.speedUp);
     }
-    return { ...spec, finding: sentence(now) };
+    texts["title-batch"] = `plane of ${state.plane} pixels`;
+    texts["title-plane"] = `batch of ${state.batch}`;
+    for (let k = first; k <= last; k++) texts[`decade-${k - first}`] = short(10 ** (k + shift));
+    return { paths, points, texts, finding: sentence(now) };
   };
 
   return { numbers, view };

@@ -10,13 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import torch
 from scipy import stats
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-
-from fourfold.figures.style import COLOURS
 
 
 class Fit(NamedTuple):
@@ -86,30 +83,6 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> Fit:
     error = np.sqrt(residual @ residual / freedom / (from_mean @ from_mean))
     half = float(stats.t.ppf(0.975, freedom) * error)
     return Fit(slope, slope - half, slope + half, float(np.exp(intercept)))
-
-
-def plot_cost(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, size: str, cost: str
-) -> go.Figure:
-    """Cost against size on log-log axes, name -> (sizes, costs); three or more points get their power law.
-
-    ``size`` and ``cost`` name the axes, with units.
-    """
-    if not 1 <= len(curves) <= len(COLOURS):
-        raise ValueError(f"a figure holds 1..{len(COLOURS)} curves that can be told apart, got {len(curves)}")
-    figure = go.Figure()
-    for (name, (sizes, costs)), colour in zip(curves.items(), COLOURS, strict=False):
-        points = {"legendgroup": name, "line_color": colour}
-        figure.add_scatter(x=list(sizes), y=list(costs), name=name, mode="markers", **points)
-        if len(sizes) >= 3:
-            fit = exponent(sizes, costs)
-            ends = [min(sizes), max(sizes)]
-            law = [fit.factor * end**fit.slope for end in ends]
-            label = f"slope {fit.slope:.2f}"
-            figure.add_scatter(x=ends, y=law, name=label, mode="lines", hoverinfo="name", **points)
-    figure.update_xaxes(title=size, type="log", dtick="D2")
-    figure.update_yaxes(title=cost, type="log", exponentformat="power")
-    return figure
 
 
 def _without_values(module: nn.Module) -> dict[int, Any]:

@@ -18,17 +18,12 @@ Rings are those of equal width around multiples of their width, the first one ha
 default is one ring per rounded radius k = 0 .. n//2. The corners beyond the last ring belong to none.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
-import plotly.graph_objects as go
 import torch
-from plotly.colors import sample_colorscale
-from plotly.subplots import make_subplots
 from torch import Tensor
 from torch.nn.functional import pad
-
-from fourfold.figures.style import BLUE, COLOURS, GREY, ORANGE
 
 Window = Literal["hann"]
 Quantity = Literal["amplitude", "power"]
@@ -185,91 +180,6 @@ def alias_ratio(x: Tensor, stride: int) -> Tensor:
 
 
 # --- figures ----------------------------------------------------------------------------------------------
-
-
-def plot_radial(
-    curves: Mapping[str, tuple[Tensor, Tensor]], *, quantity: str = "amplitude", stride: int = 1
-) -> go.Figure:
-    """Curves of ``radial``, name -> (frequencies (bins,), values (bins,)), on a logarithmic axis.
-
-    Marks Nyquist and, for a stride > 1, the limit above which keeping every ``stride``-th pixel folds.
-    Ring 0, the mean, is left out: it would set the scale.
-    """
-    figure = go.Figure()
-    for (name, (frequency, values)), colour in zip(curves.items(), _colours(len(curves)), strict=True):
-        kept = frequency > 0
-        x, y = frequency[kept].tolist(), values.cpu()[kept].tolist()
-        figure.add_scatter(
-            x=_round(x), y=_round(y), name=name, mode="lines+markers", line_color=colour, marker_size=4
-        )
-    _mark(figure, 0.5, "Nyquist")
-    if stride > 1:
-        _mark(figure, 0.5 / stride, f"Nyquist at stride {stride}")
-    figure.update_xaxes(title="frequency (cycles per pixel)", range=[0, 0.52])
-    figure.update_yaxes(title=f"{quantity} per frequency", type="log", exponentformat="power")
-    return figure
-
-
-def plot_rel_log_amplitude(panels: Mapping[str, Tensor], *, size: int) -> go.Figure:
-    """``rel_log_amplitude`` of several models, name -> (depth, bins): one panel each, one curve per layer.
-
-    ``size`` is the side of the maps in pixels; layers run from blue (first) to orange (last).
-    Raises ``ValueError`` if a panel is not (depth, size//2 + 1).
-    """
-    figure = make_subplots(
-        1, len(panels), shared_yaxes=True, subplot_titles=list(panels), horizontal_spacing=0.03
-    )
-    deepest = max(panels, key=lambda name: len(panels[name]))
-    for column, (name, layers) in enumerate(panels.items(), start=1):
-        if layers.ndim != 2 or layers.shape[1] != size // 2 + 1:
-            raise ValueError(
-                f"{name} must be (depth, {size // 2 + 1}) for size {size}, got {tuple(layers.shape)}"
-            )
-        for layer, (values, colour) in enumerate(zip(layers, _ramp(len(layers)), strict=True), start=1):
-            figure.add_scatter(
-                x=_round([k / size for k in range(len(values))]),
-                y=_round(values.tolist()),
-                name=f"layer {layer}",
-                legendgroup=layer,
-                showlegend=name == deepest,
-                mode="lines+markers",
-                line_color=colour,
-                marker_size=4,
-                row=1,
-                col=column,
-            )
-        _mark(figure, 0.5, "Nyquist" if column == len(panels) else "", row=1, col=column)
-    figure.update_xaxes(range=[0, 0.52])
-    # One title for the row: several would run into each other on a narrow page.
-    figure.update_xaxes(title="frequency (cycles per pixel)", col=(len(panels) + 1) // 2)
-    figure.update_yaxes(title="log amplitude relative to the mean", col=1)
-    return figure
-
-
-def _mark(figure: go.Figure, frequency: float, text: str, **panel: int) -> None:
-    figure.add_vline(
-        frequency,
-        line={"color": GREY, "dash": "dot", "width": 1},
-        annotation={"text": text, "textangle": -90, "xanchor": "right", "yanchor": "top"} if text else None,
-        **panel,
-    )
-
-
-def _colours(count: int) -> tuple[str, ...]:
-    if not 1 <= count <= len(COLOURS):
-        raise ValueError(f"a figure holds 1..{len(COLOURS)} curves that can be told apart, got {count}")
-    return COLOURS[:count]
-
-
-def _ramp(count: int) -> list[str]:
-    return sample_colorscale([BLUE, ORANGE], [i / max(count - 1, 1) for i in range(count)])
-
-
-def _round(values: list[float]) -> list[float]:
-    return [float(f"{value:.4g}") for value in values]
-
-
-# --- maps -------------------------------------------------------------------------------------------------
 
 
 def _axes(height: int, width: int) -> tuple[Tensor, Tensor]:

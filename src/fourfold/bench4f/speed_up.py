@@ -8,12 +8,11 @@ Source: Ibadulla, Chen, Reyes-Aldasoro, ConvShareViT (arXiv 2504.11517) for the 
 abstract names neither GPU nor plane nor batch; `CLAIM` is where our count of passes yields that factor.
 """
 
-from collections.abc import Sequence
-from math import log10
 from typing import Any
 
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from fourfold import figures
 from fourfold.bench4f import throughput
@@ -35,11 +34,19 @@ GPUS = (
 CLAIM: dict[str, Any] = {"plane": 2160, "rate": 1_000_000, "batch": 502, "gpu": 2278}
 FACTOR = 3.04
 
+# Parameter -> its values, those named on the axis, the axis' title.
+PANELS: dict[str, tuple[tuple[int, ...], tuple[int, ...], str]] = {
+    "batch": (BATCHES, (1, 4, 16, 64, 256, 1024), "batch, images"),
+    "plane": (PLANES, (256, 512, 1080, 2160, 4320, 8192), "side of the plane, pixels"),
+}
+DECADES = range(-3, 3)
+"""Powers of ten on the y axis; a point beyond moves the frame by whole ones."""
+
 # How passes are counted: arguments of `throughput.passes`, name and line in the figure.
 WAYS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
-    "mix": ({}, "shared kernels", {"color": figures.BLUE, "width": 3}),
-    "unshared": ({"shared": False}, "a kernel per token", {"color": figures.VERMILION, "dash": "dash"}),
-    "naive": ({"tiling": "naive"}, "one key a pass", {"color": figures.GREEN, "dash": "dot"}),
+    "mix": ({}, "shared kernels", {"color": figures.BLUE, "linewidth": 2.6}),
+    "unshared": ({"shared": False}, "a kernel per token", {"color": figures.VERMILION, "linestyle": "--"}),
+    "naive": ({"tiling": "naive"}, "one key a pass", {"color": figures.GREEN, "linestyle": ":"}),
 }
 
 
@@ -63,40 +70,40 @@ def speed_up(plane: int, rate: float, batch: int, gpu: float, way: str = "mix") 
     return 1 / (gpu * throughput.seconds_per_image(SHAPE, bench, batch, **WAYS[way][0]))
 
 
-def speed_up_figure() -> tuple[go.Figure, dict[str, Any]]:
-    """The interactive figure, standing at `CLAIM`: the plot, and name, controls and data for `figures.show`.
+def speed_up_figure() -> tuple[Figure, dict[str, Any]]:
+    """The interactive figure, standing at `CLAIM`: the drawing, and name, controls and data for `show`.
 
-    `speed_up.js` redraws it: it finds the curves by their place in the plot, two (against batch, against
-    plane) for each of `WAYS` in order, then the reader's point in both panels. The titles are the first two
-    annotations.
+    `speed_up.js` moves what has an id: the curves, two (against batch, against plane) for each of `WAYS`, the
+    two levels and the reader's point in both panels, the titles and the names of the decades. It finds the
+    panels' frames, in points, and the drawing's decades in the data.
     """
-    plot = make_subplots(1, 2, horizontal_spacing=0.12)
-    panels = (("batch", BATCHES), ("plane", PLANES))
-    for way, (_, name, line) in WAYS.items():
-        for axis, values in panels:
-            y = [float(f"{speed_up(**(CLAIM | {axis: value}), way=way):.6g}") for value in values]
-            _draw(plot, axis, values, y, name, mode="lines+markers", line=line, marker={"size": 4})
-    ring = {"symbol": "circle-open", "size": 18, "color": figures.ORANGE, "line": {"width": 4}}
-    star = {"symbol": "star", "size": 11, "color": figures.PINK}
-    for axis, _ in panels:
-        _draw(plot, axis, [CLAIM[axis]], [speed_up(**CLAIM)], "your point", mode="markers", marker=ring)
-    for axis, _ in panels:
-        _draw(plot, axis, [CLAIM[axis]], [FACTOR], f"the paper's {FACTOR}", mode="markers", marker=star)
-    for panel, title in (("", f"plane of {CLAIM['plane']} pixels"), ("2", f"batch of {CLAIM['batch']}")):
-        _write(plot, panel, title, x=0.5, xanchor="center", y=1, yref=f"y{panel} domain", yanchor="bottom")
-    for panel, side, x in (("", "left", 0.01), ("2", "right", 0.99)):
-        small = {"font": {"size": 11}}
-        _write(plot, panel, "equally fast", x=x, xanchor=side, y=0, yanchor="top", **small)
-        _write(plot, panel, f"{FACTOR}", x=0.01, xanchor="left", y=log10(FACTOR), yanchor="bottom", **small)
-    plot.add_hline(y=1, line={"color": figures.GREY, "width": 1.5})
-    plot.add_hline(y=FACTOR, line={"color": figures.GREY, "width": 1.5, "dash": "dot"})
-    plot.update_xaxes(type="log")
-    plot.update_xaxes(title="batch, images", tickvals=[1, 4, 16, 64, 256, 1024], col=1)
-    plot.update_xaxes(title="side of the plane, pixels", tickvals=[256, 512, 1080, 2160, 4320, 8192], col=2)
-    plot.update_yaxes(
-        type="log", range=[-3, 2], title="speed-up over the GPU", exponentformat="none", dtick=1
-    )
-    plot.update_layout(height=440)
+    figure, panels = figures.canvas(2, height=3.9, sharey=True)
+    axes = dict(zip(("batch", "plane"), panels, strict=True))
+    for axis, (values, ticks, title) in PANELS.items():
+        panel = axes[axis]
+        for way, (_, name, look) in WAYS.items():
+            curve = [speed_up(**(CLAIM | {axis: value}), way=way) for value in values]
+            panel.plot(values, curve, **look, label=name, gid=f"speed-up-{way}-{axis}")
+        for level, name in ((1.0, "equally fast"), (FACTOR, f"the paper's {FACTOR}")):
+            look = {"color": figures.INK, "linewidth": 1, "linestyle": "-" if level == 1 else "--"}
+            gid = f"speed-up-level-{level:g}-{axis}"
+            panel.plot(values, [level] * len(values), **look, label=name, gid=gid)
+        ring = {"markersize": 13, "markerfacecolor": "none", "markeredgewidth": 3, "color": figures.ORANGE}
+        point = [CLAIM[axis]], [speed_up(**CLAIM)]
+        panel.plot(*point, "o", **ring, label="your point", gid=f"speed-up-point-{axis}", clip_on=False)
+        panel.set(xscale="log", yscale="log", xlabel=title, ylim=(10.0 ** DECADES[0], 10.0 ** DECADES[-1]))
+        panel.set_xticks(ticks, [str(tick) for tick in ticks])
+        panel.set_xticks([], minor=True)
+        other = f"plane of {CLAIM['plane']} pixels" if axis == "batch" else f"batch of {CLAIM['batch']}"
+        panel.set_title(other, gid=f"speed-up-title-{axis}")
+    left = axes["batch"]
+    left.set_ylabel("speed-up over the GPU")
+    left.set_yticks([10.0**k for k in DECADES], [f"{10.0**k:g}" for k in DECADES])
+    left.set_yticks([], minor=True)
+    for place, label in enumerate(left.get_yticklabels()):
+        label.set_gid(f"speed-up-decade-{place}")
+    figures.legend(figure)
+    figures.settle(figure)
     controls = [
         figures.Control("plane", "Side of the plane", PLANES, CLAIM["plane"], "pixels"),
         figures.Control("rate", "Frame rate of the slowest part", RATES, CLAIM["rate"], "Hz"),
@@ -108,20 +115,21 @@ def speed_up_figure() -> tuple[go.Figure, dict[str, Any]]:
         "batches": BATCHES,
         "passesPerProduct": throughput.SIGN_PASSES[SIGN],
         "passes": pass_counts(),
+        "factor": FACTOR,
+        "decades": [DECADES[0], DECADES[-1]],
+        "frames": {axis: _frame(panel) for axis, panel in axes.items()},
     }
-    return plot, {"name": "speed-up", "controls": controls, "data": data}
+    return figure, {"name": "speed-up", "controls": controls, "data": data}
 
 
-def _draw(plot: go.Figure, axis: str, x: Sequence[float], y: Sequence[float], name: str, **look: Any) -> None:
-    """A curve or point in the panel of that axis; the legend names it once for both panels."""
-    left = axis == "batch"
-    hover = f"{axis} %{{x}}: %{{y:.3g}} times<extra>{name}</extra>"
-    look |= {"name": name, "legendgroup": name, "showlegend": left, "hovertemplate": hover}
-    plot.add_scatter(x=x, y=y, **look, row=1, col=1 if left else 2)
-
-
-def _write(plot: go.Figure, panel: str, text: str, **place: Any) -> None:
-    """Words in a panel: x runs from 0 to 1 across it, y is a logarithm on its axis unless `yref` is given."""
-    plot.add_annotation(
-        text=text, showarrow=False, **({"xref": f"x{panel} domain", "yref": f"y{panel}"} | place)
-    )
+def _frame(panel: Axes) -> dict[str, list[float]]:
+    """Where a panel lies in the drawing: its x axis from [point, log10 of value] to another, y in points."""
+    figure = panel.get_figure(root=True)
+    assert figure is not None
+    width, height = 72 * figure.get_size_inches()
+    box = panel.get_position()
+    low, high = np.log10(panel.get_xlim())
+    return {
+        "x": [box.x0 * width, low, box.x1 * width, high],
+        "y": [(1 - box.y0) * height, (1 - box.y1) * height],
+    }

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import nbformat
 import yaml
-from plotly.offline import get_plotlyjs
 
 from fourfold.judging.records import ROOT
 from fourfold.recorded import executed
@@ -77,7 +76,7 @@ def build() -> None:
     # Where there is no space for the site there is none for a log of it.
     print(sphinx.stdout, file=sys.stderr if sphinx.returncode else sys.stdout, flush=True)
     sphinx.check_returncode()
-    (HTML / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
+
     expected = {f"{name}.html" for name in toc_files()}
     built = {
         str(page.relative_to(HTML))

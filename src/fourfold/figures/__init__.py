@@ -21,6 +21,7 @@ from fourfold.figures.style import (
     VERMILION,
     canvas,
     legend,
+    settle,
     threshold,
 )
 from fourfold.figures.vocabulary import bars, heatmap, lines, pictures, points, seeds, tidy
@@ -50,6 +51,7 @@ __all__ = [
     "pictures",
     "points",
     "seeds",
+    "settle",
     "show",
     "threshold",
     "tidy",

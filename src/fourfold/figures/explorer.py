@@ -1,19 +1,25 @@
 """An attention explorer: choose a variant, layer and head, point at a cell, and see where it looks.
 
-All maps are computed beforehand and travel in the page as whole per cent; ``explorer.js`` only shows them. In
-Jupyter it says what the book would show.
+All maps are computed beforehand and travel in the page as whole per cent; ``explorer.js`` only shows them. On
+paper, without a script and in a notebook stands one drawing: the first sample, and where its CLS looks.
 """
 
+import base64
 import html
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from einops import rearrange
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from fourfold.figures import still
 from fourfold.figures.control import NAME
+from fourfold.figures.shown import as_json
+from fourfold.figures.style import MAGNITUDE, canvas, settle
 
 
 @dataclass(frozen=True)
@@ -49,15 +55,44 @@ class Explorer:
     alt: str
     data: Mapping[str, Any]
 
+    @property
+    def drawn(self) -> Figure:
+        """The first sample, and how its CLS attends to the cells in the last layer of up to five variants."""
+        columns, width = self.data["columns"], self.data["width"]
+        cells = np.array(self.data["pictures"][0])
+        cells = cells.reshape(len(cells), -1, width)
+        looks = {
+            v: np.mean(np.array(m[0][-1])[:, 0, 1:], axis=0) for v, m in [*self.data["maps"].items()][:5]
+        }
+        figure, axes = canvas(len(looks) + 1, height=2.2)
+        picture = rearrange(cells, "(r c) y x -> (r y) (c x)", c=columns)
+        axes[0].imshow(picture, cmap="gray")
+        axes[0].set_title("sample 1")
+        for panel, (variant, shares) in zip(axes[1:], looks.items(), strict=True):
+            grid = shares.reshape(-1, columns)
+            drawn = panel.imshow(grid, cmap=MAGNITUDE, vmin=0, vmax=max(s.max() for s in looks.values()))
+            panel.set_title(variant)
+        for panel in axes:
+            panel.set_axis_off()
+        bar = figure.colorbar(drawn, ax=list(axes[1:]), shrink=0.8, aspect=22, pad=0.02)
+        bar.set_label("attention of CLS, %")
+        settle(figure)
+        return figure
+
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        carried = json.dumps(self.data, separators=(",", ":")).replace("</", "<\\/")
+        carried, drawn = as_json(self.data), self.drawn
         page = (
             f"<figure class='explorer' id='figure-{self.name}' "
             f"aria-label='{html.escape(self.alt, quote=True)}'>"
-            f"<script type='application/json'>{carried}</script><div class='stage'></div>"
+            f"<script type='application/json'>{carried}</script>"
+            f"<div class='stage'>{still.svg(drawn, self.name, self.alt)}</div>"
             f"<figcaption>{html.escape(self.caption)}</figcaption></figure>"
         )
-        return {"text/plain": f"Explorer {self.name}: {self.alt}", "text/html": page}
+        return {
+            "text/plain": f"Explorer {self.name}: {self.alt}",
+            "text/html": page,
+            "image/png": base64.b64encode(still.png(drawn)).decode("ascii"),
+        }
 
 
 def explore(

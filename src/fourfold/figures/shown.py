@@ -2,17 +2,17 @@
 
 import base64
 import html
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
 from fourfold.figures import still
 from fourfold.figures.control import NAME, Control
-from fourfold.figures.plotted import STYLE, Plotted, as_json
+from fourfold.figures.style import settle
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,15 @@ class Shown:
     caption: str
     alt: str
     table: pd.DataFrame | None = None
+    controls: Sequence[Control] = ()
+    data: dict[str, Any] | None = None
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         download = "" if self.table is None else _download(self.table, self.name)
         page = (
-            f"<figure class='fourfold still' id='figure-{self.name}'>"
+            f"<figure class='fourfold' id='figure-{self.name}'>"
             f"<div class='drawing'>{still.svg(self.drawn, self.name, self.alt)}</div>"
+            f"{self._interactive() if self.controls else ''}"
             f"<figcaption>{html.escape(self.caption)}{download}</figcaption></figure>"
         )
         return {
@@ -38,9 +41,18 @@ class Shown:
             "image/png": base64.b64encode(still.png(self.drawn)).decode("ascii"),
         }
 
+    def _interactive(self) -> str:
+        steps = {c.name: {"values": list(c.values), "texts": c.texts} for c in self.controls}
+        carried = as_json({"controls": steps, "data": self.data})
+        return (
+            f"<div class='controls'>{''.join(c.html(self.name) for c in self.controls)}</div>"
+            "<p class='finding' aria-live='polite'></p>"
+            f"<script type='application/json' class='interactive'>{carried}</script>"
+        )
+
 
 def show(
-    plot: Figure | go.Figure,
+    figure: Figure,
     table: pd.DataFrame | None = None,
     *,
     name: str,
@@ -48,16 +60,16 @@ def show(
     alt: str,
     controls: Sequence[Control] = (),
     data: dict[str, Any] | None = None,
-) -> Shown | Plotted:
+) -> Shown:
     """Put a figure on the page.
 
     Args:
-        plot: the figure; its axes carry titles with units. With controls, as it is at their start.
+        figure: drawn; its axes carry titles with units. With controls, as it is at their start.
         table: what it was drawn from, offered under it as CSV.
         name: lower-case words joined by ``-``, unique in the chapter.
         caption: what to see.
         alt: what a reader who cannot see the figure needs to know.
-        controls: sliders; ``book/_static`` has a function under the figure's name that redraws for them.
+        controls: sliders; ``book/_static`` has a function under the figure's name that moves its parts.
         data: numbers that this function reads, JSON.
 
     Raises:
@@ -74,13 +86,13 @@ def show(
     if data is not None and not controls:
         raise ValueError(f"figure {name} has data but no controls that would use them")
     as_json(data)  # raises here, in the author's cell, and not when the page is made
-    if isinstance(plot, Figure):
-        # The layout settles once: every face and every call draws the same.
-        plot.draw_without_rendering()
-        plot.set_layout_engine("none")
-        return Shown(plot, name, caption, alt, table)
-    plot.update_layout(template=STYLE)
-    return Plotted(plot, name, caption, alt, tuple(controls), data)
+    settle(figure)
+    return Shown(figure, name, caption, alt, table, tuple(controls), data)
+
+
+def as_json(value: Any) -> str:
+    """JSON for a script element, which "</" would end. ValueError for numbers that no browser reads."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
 
 
 def _download(table: pd.DataFrame, name: str) -> str:

@@ -20,14 +20,16 @@ _FACELESS = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
 def svg(drawn: Figure, name: str, alt: str) -> str:
-    """The figure as an inline SVG; ``name`` makes its ids its own, ``alt`` is its label."""
+    """The figure as an inline SVG labelled ``alt``; parts that were given an id, ``<name>-...``, keep it."""
     file = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
         drawn.savefig(file, format="svg", metadata=_FACELESS)
     text = file.getvalue()
     text = text[text.index("<svg") :]
     used = set(re.findall(r'(?:url\(|href=")#([^")]+)', text))
-    text = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in used else "", text)
+    text = re.sub(
+        r' id="([^"]+)"', lambda m: m[0] if m[1] in used or m[1].startswith(f"{name}-") else "", text
+    )
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
     text = text.replace(INK, "currentColor")

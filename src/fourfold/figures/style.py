@@ -100,6 +100,13 @@ def legend(figure: Figure, axes: Any = None) -> None:
         )
 
 
+def settle(figure: Figure) -> None:
+    """Lay a figure out once and for all: every face and every call draws the same."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
 def threshold(axes: Axes, value: float, text: str = "threshold", *, axis: str = "x") -> None:
     """A dotted line across a panel at a value of its x or y axis, named at its end."""
     line: dict[str, Any] = {"color": INK, "linestyle": ":", "linewidth": 1.1, "zorder": 1}
