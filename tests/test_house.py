@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,20 @@ def test_the_laboratory_does_not_know_the_press():
     press = {name for name in MODULES if name.startswith("fourfold.book")}
     outside = {name: GRAPH[name] & press for name in MODULES.keys() - press}
     assert not {name: found for name, found in outside.items() if found}
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "notebooks/robustness.md"])
+def test_a_document_names_files_that_are_there(document):
+    text = (records.ROOT / document).read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(?:tests|src/fourfold|book|workflow|benchmarks)/[\w/]+\.\w+", text))
+    assert named
+    assert not {name for name in named if not (records.ROOT / name).is_file()}
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_a_document_names_modules_that_are_there(document):
+    text = (records.ROOT / document).read_text(encoding="utf-8")
+    for name in re.findall(r"`(fourfold(?:\.\w+)+)`", text):
+        folder = SOURCE.joinpath(*name.split("."))
+        known = name in MODULES or folder.is_dir()
+        assert known or name.rpartition(".")[0] in MODULES, name

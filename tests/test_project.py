@@ -8,12 +8,10 @@ import tomllib
 
 import jupytext
 import nbformat
-import plotly.graph_objects as go
 import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from fourfold import figures
 from fourfold.book import commands, html
 from fourfold.judging import parameters, records
 from fourfold.judging.records import ROOT
@@ -227,18 +225,3 @@ def test_each_paper_is_in_the_bibliography_once():
     keys = re.findall(r"^@\w+\{(\w+),", entries + (ROOT / "book" / "references.bib").read_text(), flags=re.M)
     assert len(set(keys)) == len(keys)
     assert {record.slug for record in records.load_all()} <= set(keys)
-
-
-def test_figure_needs_words():
-    with pytest.raises(ValueError, match="lower-case words"):
-        figures.show(go.Figure(), name="One Pass", caption="c", alt="a")
-    with pytest.raises(ValueError, match="needs a caption and an alt text"):
-        figures.show(go.Figure(), name="one-pass", caption=" ", alt="a")
-
-
-def test_figure_faces_cannot_break_out_of_the_page():
-    plot = go.Figure(go.Scatter(y=[1, 2], name="</script><b>"))
-    data = figures.show(plot, name="one-pass", caption="a < b", alt="it's")._repr_mimebundle_()
-    assert data["text/html"].count("</script>") == 1
-    assert "a &lt; b" in data["text/html"]
-    assert "aria-label='it&#x27;s'" in data["text/html"]

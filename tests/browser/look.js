@@ -54,26 +54,28 @@ globalThis.look = (() => {
       .filter(([one, ratio]) => ratio < enough(one))
       .map(([one, ratio]) => `${name(one)} ${ratio.toFixed(1)}`);
 
-  /* Go to every figure, as a reader scrolls, and look at what plotly drew there. */
+  /* Go to every figure, as a reader scrolls, and look at what is drawn there. */
   const figures = async () => {
     const wrong = [];
     for (const figure of document.querySelectorAll("figure.fourfold")) {
-      const plot = figure.querySelector(".plot");
       figure.scrollIntoView({ block: "center" });
       await frame();
-      await frame();
-      const svg = plot.querySelector("svg.main-svg");
+      const svg = figure.querySelector(".drawing svg[role=img]");
       if (!svg) {
         wrong.push(`${figure.id} is not drawn`);
         continue;
       }
-      const marks = [...plot.querySelectorAll(".mlayer :is(path, image), rect.cell-rect")];
+      const marks = [...svg.querySelectorAll("path, use, image")].filter((mark) => !mark.closest("defs, clipPath"));
       if (!marks.some((mark) => mark.getBBox().width + mark.getBBox().height > 0)) wrong.push(`${figure.id} is empty`);
-      const width = svg.getBoundingClientRect().width;
-      if (Math.abs(width - plot.clientWidth) > 1) wrong.push(`${figure.id} is ${width} wide in ${plot.clientWidth}`);
-      // Axes, titles and legends stand on the page itself; text on marks is the figure's own affair.
-      const words = plot.querySelectorAll("[class$=tick] text, text[class$=title], .legendtext");
-      wrong.push(...faint([...words], "fill").map((text) => `${figure.id}: ${text}`));
+      const { left, right, top, bottom } = svg.getBoundingClientRect();
+      const words = [...svg.querySelectorAll("text")];
+      for (const word of words) {
+        const place = word.getBoundingClientRect();
+        const out = Math.max(left - place.left, place.right - right, top - place.top, place.bottom - bottom);
+        if (place.width && out > 2) wrong.push(`${figure.id}: ${name(word)} is cut off`);
+      }
+      const ink = words.filter((word) => getComputedStyle(word).fill === getComputedStyle(svg).color);
+      wrong.push(...faint(ink, "fill").map((text) => `${figure.id}: ${text}`));
     }
     scrollTo(0, 0);
     return wrong;
@@ -113,7 +115,7 @@ globalThis.look = (() => {
     const wrong = [...document.querySelectorAll("body *")]
       .filter((one) => {
         const { left, right, width: own } = one.getBoundingClientRect();
-        return own > 0 && (right > width + 1 || left < -1) && seen(one) && !boxed(one) && !one.closest("#js-plotly-tester");
+        return own > 0 && (right > width + 1 || left < -1) && seen(one) && !boxed(one);
       })
       .map((one) => `${name(one)} reaches from ${one.getBoundingClientRect().left} to ${one.getBoundingClientRect().right}`);
     for (const formula of document.querySelectorAll("span.math"))
@@ -132,8 +134,7 @@ globalThis.look = (() => {
      text for those who do not see it, and axe takes `color` for the colour of the text inside, which is `fill`; of
      mathematics the spoken half stays. Nothing is drawn again afterwards. */
   const strip = () => {
-    if (window.Plotly) window.Plotly.react = window.Plotly.relayout = () => {};
-    for (const drawn of document.querySelectorAll(".plot, mjx-math")) drawn.replaceChildren();
+    for (const drawn of document.querySelectorAll("figure svg, mjx-math")) drawn.replaceChildren();
     for (const folded of document.querySelectorAll("details:not([open]) > :not(summary)")) folded.remove();
     for (const block of document.querySelectorAll("pre")) block.textContent = "code";
   };

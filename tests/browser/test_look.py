@@ -15,9 +15,10 @@ WRONG = """
   <div style="width: 900px">wide</div>
   <div style="overflow-x: auto"><div style="width: 900px">boxed</div></div>
   <button tabindex="-1">for mice only</button> <img src="data:,">
-  <figure class="fourfold" id="figure-none"><div class="plot"></div></figure>
-  <figure class="fourfold" id="figure-bare"><div class="plot">
-    <svg class="main-svg" width="20"></svg></div></figure>
+  <figure class="fourfold" id="figure-none"><div class="drawing"></div></figure>
+  <figure class="fourfold" id="figure-bare"><div class="drawing">
+    <svg role="img" width="90" height="40"><text x="60" y="20" fill="#bbb" color="#bbb">a long title</text>
+    </svg></div></figure>
 </article></main></body></html>
 """
 
@@ -37,7 +38,14 @@ def wrong(page):
         ("texts", ['p "faint" 2.8', 'span.kn "import" 1.9']),
         ("overflow", ['div "wide"', "the page is 908 wide"]),
         ("unreachable", ['button "for mice only"']),
-        ("figures", ["figure-none is not drawn", "figure-bare is empty", "figure-bare is 20 wide"]),
+        (
+            "figures",
+            [
+                "figure-none is not drawn",
+                "figure-bare is empty",
+                'figure-bare: text "a long title" is cut off',
+            ],
+        ),
     ],
 )
 def test_a_look_finds_what_is_wrong(wrong, look, found):

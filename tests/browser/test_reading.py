@@ -78,12 +78,12 @@ def test_keyboard_changes_the_theme(page):
 
 def test_keyboard_moves_every_slider(page, errors):
     page.goto(address(BENCH))
-    page.wait_for_function("window.Plotly")
     sliders = page.locator("figure.fourfold .controls input")
     assert sliders.count() > 0
     for slider in sliders.all():
         slider.scroll_into_view_if_needed()
-        slider.locator("xpath=ancestor::figure").locator("svg.main-svg").first.wait_for()
+        drawing = slider.locator("xpath=ancestor::figure").locator(".drawing svg")
+        drawn = drawing.inner_html()
         output = slider.locator("xpath=following-sibling::output[1]")
         before = output.inner_text()
         assert slider.get_attribute("aria-valuetext") == before
@@ -94,6 +94,7 @@ def test_keyboard_moves_every_slider(page, errors):
             "([output, before]) => output.textContent !== before", arg=[output.element_handle(), before]
         )
         assert slider.get_attribute("aria-valuetext") == output.inner_text()
+        assert drawing.inner_html() != drawn
 
 
 def test_keyboard_unfolds_code(page):
@@ -123,7 +124,6 @@ def test_a_dead_link_leads_back_from_any_depth(page, server, lost):
 
 def test_print_is_the_page_alone_on_white_with_every_figure(page):
     page.goto(address(BENCH))
-    page.wait_for_function("window.Plotly")
     page.evaluate("document.documentElement.dataset.theme = 'dark'")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
@@ -137,13 +137,13 @@ def test_print_is_the_page_alone_on_white_with_every_figure(page):
     ):
         assert not page.locator(selector).first.is_visible(), selector
     figures = page.locator("figure.fourfold")
-    assert figures.count() == figures.locator(".plot:has(svg.main-svg)").count() > 0
+    assert figures.count() == figures.locator(".drawing > svg").count() > 0
     for selector in ("figure.fourfold", ".verdict"):
         breaks = page.locator(selector).evaluate_all(
             "all => all.map((one) => getComputedStyle(one).breakInside)"
         )
         assert set(breaks) == {"avoid"}, selector
-    assert page.locator("figure.fourfold .main-svg").evaluate_all(
+    assert page.locator("figure.fourfold .drawing > svg").evaluate_all(
         "all => all.every((one) => one.getBoundingClientRect().right <= innerWidth)"
     )
     page.evaluate("dispatchEvent(new Event('afterprint'))")

@@ -125,14 +125,22 @@ def test_the_explorer_shows_where_a_cell_looks_by_mouse_and_by_keyboard(page):
         assert len(seen) > 3
 
 
-def test_the_data_of_a_figure_come_as_a_file(page):
-    page.goto(LEAD)
-    page.wait_for_function("window.Plotly")
-    figure = page.locator("figure.fourfold").nth(2)
-    with page.expect_download() as started:
-        figure.get_by_role("button", name="as CSV").click()
-    name = figure.get_attribute("id").removeprefix("figure-")
-    assert started.value.suggested_filename == f"{name}.csv"
-    lines = list(csv.DictReader(io.StringIO(started.value.path().read_text())))
-    assert len(lines) > 3
-    assert {"trace", "x", "y"} <= lines[0].keys()
+def test_the_data_of_a_figure_come_as_a_file_without_a_script(browser):
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(LEAD)
+        figure = page.locator("figure.fourfold:has(a.data)").first
+        with page.expect_download() as started:
+            figure.get_by_role("link", name="Data (CSV)").click()
+        name = figure.get_attribute("id").removeprefix("figure-")
+        assert started.value.suggested_filename == f"{name}.csv"
+        lines = list(csv.DictReader(io.StringIO(started.value.path().read_text())))
+        assert len(lines) > 3
+
+
+def test_without_a_script_every_figure_and_explorer_is_drawn(browser):
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(LEAD)
+        for figure in page.locator("figure.fourfold, figure.explorer").all():
+            assert figure.locator("svg[role=img]").first.is_visible(), figure.get_attribute("id")

@@ -1,0 +1,96 @@
+"""The vocabulary: what is drawn is what the table says, with the judge's interval."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fourfold import figures
+from fourfold.figures import vocabulary
+from fourfold.judging import records, rule
+
+MEAN = records.Criterion(what="gain", statistic="mean", reproduced_if="> 0", resolution=0.01)
+
+
+def test_tidy_has_a_row_for_every_number():
+    nested = {"a": {"x": [1, 2], "y": 3.0}, "b": {"x": torch.tensor([4.0, 5.0])}}
+    frame = figures.tidy(nested, "arm", "task", "accuracy")
+    assert frame.values.tolist() == [
+        ["a", "x", 1.0], ["a", "x", 2.0], ["a", "y", 3.0], ["b", "x", 4.0], ["b", "x", 5.0]
+    ]  # fmt: skip
+    assert list(frame) == ["arm", "task", "accuracy"]
+
+
+def test_tidy_follows_curves():
+    frame = figures.tidy({"a": [[1, 2], [3, 4]]}, "arm", "loss", along=("epoch", [10, 20]))
+    assert frame.values.tolist() == [["a", 10, 1.0], ["a", 20, 2.0], ["a", 10, 3.0], ["a", 20, 4.0]]
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: figures.tidy({"a": 1}, "arm", "task", "value"), "no keys for 'task', got int"),
+        (lambda: figures.tidy({"a": [1]}, "arm", "v", along=("x", [1, 2])), r"expected 2 points along 'x'"),
+        (lambda: figures.seeds(pd.DataFrame({"a": [1]}), "b", by="a"), "no column 'b'; there are a"),
+        (lambda: figures.lines(pd.DataFrame({"a": []}), "a", "a"), "no rows"),
+        (lambda: figures.pictures({}), "at least one picture"),
+        (lambda: figures.pictures({"a": np.eye(2)}, scale="all"), "'shared', 'each', 'row'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()
+
+
+def test_the_interval_is_the_judges():
+    values = [0.1, 0.4, 0.2, 0.6]
+    judged = rule.estimate(MEAN, values)
+    assert vocabulary.interval(pd.Series(values)) == pytest.approx((judged.low, judged.high))
+    assert vocabulary.interval(pd.Series(values[:2])) == pytest.approx((0.25, 0.25))
+
+
+def test_every_seed_is_a_dot_in_its_row():
+    frame = figures.tidy({"a": [1, 2, 3], "b": [4, 5]}, "arm", "gain")
+    (axes,) = figures.seeds(frame, "gain", by="arm", at=2.5).axes
+    dots = [tuple(xy) for dots in axes.collections for xy in dots.get_offsets().tolist()]
+    assert sorted(dots) == [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1)]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    assert axes.get_xlabel() == "gain"
+    assert any(line.get_xdata()[0] == 2.5 for line in axes.lines)
+
+
+def test_panels_share_a_scale_and_have_their_own_threshold():
+    frame = figures.tidy({"p": {"a": [1, 2, 3]}, "q": {"a": [4, 5, 6]}}, "task", "arm", "gain")
+    left, right = figures.seeds(frame, "gain", by="arm", panel="task", at={"q": 5.0}).axes
+    assert (left.get_title(), right.get_title()) == ("p", "q")
+    assert not left.texts
+    assert [note.get_text() for note in right.texts] == ["threshold"]
+
+
+def test_a_fit_names_its_exponent():
+    frame = figures.tidy({"quadratic": [1, 4, 16, 64]}, "cost", "time", along=("n", [1, 2, 4, 8]))
+    (axes,) = figures.lines(frame, "n", "time", by="cost", log="xy", fit=True).axes
+    assert "quadratic: slope 2.00 [2.00, 2.00]" in [line.get_label() for line in axes.lines]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+
+
+def test_a_curve_is_the_mean_over_seeds():
+    frame = figures.tidy({"a": [[1, 2], [3, 4]]}, "arm", "loss", along=("epoch", [1, 2]))
+    (axes,) = figures.lines(frame, "epoch", "loss", by="arm").axes
+    assert axes.lines[0].get_ydata().tolist() == [2, 3]
+
+
+def test_a_shared_scale_serves_all_pictures_and_a_signed_one_is_centred():
+    shown = figures.pictures({"a": np.full((2, 2), 3.0), "b": np.full((2, 2), -1.0)}, colours=figures.SIGNED)
+    assert {image.get_clim() for axes in shown.axes for image in axes.images} == {(-3.0, 3.0)}
+    each = figures.pictures({"row": {"a": np.eye(2), "b": 5 * np.eye(2)}}, scale="each")
+    assert [axes.images[0].get_clim() for axes in each.axes] == [(0.0, 1.0), (0.0, 5.0)]
+
+
+def test_a_bar_says_its_number_beyond_its_interval():
+    frame = figures.tidy({"a": [1.0, 2.0, 3.0]}, "arm", "gain")
+    (axes,) = figures.bars(frame, "gain", by="arm").axes
+    (note,) = axes.texts
+    _, high = vocabulary.interval(frame["gain"])
+    assert note.get_text() == "2"
+    assert note.xy[0] == pytest.approx(high)
