@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from fourfold.figures.style import (
     COLOURS,
@@ -194,12 +195,13 @@ def _power_laws(part: pd.DataFrame, x: str, y: str, by: str | None, names: list,
 
     for i, name in enumerate(names or [None]):
         points = part if name is None else part[part[by] == name]
-        axes.plot(points[x], points[y], MARKERS[i], color=COLOURS[i], label=str(name or y))
+        label = str(name or y)
         if len(points) >= 3:
             law = exponent(points[x].tolist(), points[y].tolist())
             ends = np.array([points[x].min(), points[x].max()])
-            label = f"{name or 'fit'}: slope {law.slope:.2f} [{law.low:.2f}, {law.high:.2f}]"
-            axes.plot(ends, law.factor * ends**law.slope, color=COLOURS[i], linewidth=1.2, label=label)
+            axes.plot(ends, law.factor * ends**law.slope, color=COLOURS[i], linewidth=1.2)
+            label = f"{label}: slope {law.slope:.2f} [{law.low:.2f}, {law.high:.2f}]"
+        axes.plot(points[x], points[y], MARKERS[i], color=COLOURS[i], label=label)
 
 
 def points(
@@ -404,13 +406,23 @@ def _finish(axes: Axes, title: str, *, x: str, y: str, log: str, at: Threshold, 
     axes.set_ylabel(y if spec is None or spec.is_first_col() or not _shares_y(axes) else "")
     if "x" in log:
         axes.set_xscale("log")
+        _name_decades(axes.xaxis, *axes.get_xlim())
     elif axes.get_xscale() == "linear" and isinstance(axes.xaxis.get_major_locator(), MaxNLocator):
         axes.xaxis.set_major_locator(MaxNLocator(6))
     if "y" in log:
         axes.set_yscale("log")
+        _name_decades(axes.yaxis, *axes.get_ylim())
     value = at.get(title) if isinstance(at, Mapping) else at
     if value is not None:
         threshold(axes, value, axis=axis)
+
+
+def _name_decades(axis: Axis, low: float, high: float) -> None:
+    """Ticks at 1, 2 and 5, in plain numbers, where powers of ten alone would be one or two."""
+    if 0 < low < high < 100 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_locator(NullLocator())
 
 
 def _shares_y(axes: Axes) -> bool:
