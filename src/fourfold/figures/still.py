@@ -51,7 +51,7 @@ def png(drawn: Figure) -> bytes:
     drawn.savefig(file, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     small = io.BytesIO()
     # Of Pillow's methods the one that moves no colour by more than an eye can see.
-    how = {"method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
-    image = Image.open(file).convert("RGB").quantize(256, **how)
+    few, plain = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
+    image = Image.open(file).convert("RGB").quantize(256, method=few, dither=plain)
     image.save(small, format="png", optimize=True)
     return small.getvalue()
