@@ -9,6 +9,7 @@ cells can be edited and run again, and imports before them are nobody's paramete
 
 import ast
 import difflib
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -182,5 +183,13 @@ def cell(record: Record) -> str:
 
     # papermill's own reader of this cell does not know "float | None", so None is only in the comment.
     return "\n".join(
-        f"{name}: {spec.type} = {spec.quick!r}  # {comment(spec)}" for name, spec in record.parameters.items()
+        f"{name}: {spec.type} = {_literal(spec.quick)}  # {comment(spec)}"
+        for name, spec in record.parameters.items()
     )
+
+
+def _literal(value: Any) -> str:
+    """A value in Python, with the quotes that the formatter gives it."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_literal, value))}]"
+    return json.dumps(value) if isinstance(value, str) else repr(value)
