@@ -65,7 +65,7 @@ def test_the_picture_is_small_and_white(name):
     data = base64.b64decode(faces(name)["image/png"])
     assert len(data) < 25_000
     picture = Image.open(io.BytesIO(data)).convert("RGB")
-    assert picture.width == 700
+    assert picture.width == 630
     assert picture.getpixel((0, 0)) == (255, 255, 255)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from fourfold.figures.style import INK
 
-DPI = 100
+DPI = 90
 _FACELESS = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
