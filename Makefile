@@ -46,6 +46,12 @@ test: $(READY) ## unit, oracle, property, record, notebook and site tests, style
 	$(BUILD) chapters
 	$(PYTEST) -m "not faults" tests $(CHEAP)
 
+.PHONY: format
+format: $(READY) ## lint and format all code, that of the notebooks too
+	ruff check --fix . && ruff format .
+	jupytext --quiet --pipe-fmt ipynb --pipe 'ruff check --fix --exit-zero --quiet --stdin-filename page.ipynb -' \
+		--pipe 'ruff format --stdin-filename page.ipynb -' notebooks/*.md notebooks/*/*.md
+
 .PHONY: nbval
 nbval: $(READY) ## run every chapter anew and compare, as readers do; KERNELS=old: as an old processor would
 	$(PYTEST) notebooks

@@ -1,9 +1,11 @@
 """One paper, one name, everywhere: records, notebooks, modules, tests, contents and pins agree."""
 
 import ast
+import base64
 import json
 import os
 import re
+import subprocess
 import tomllib
 
 import jupytext
@@ -81,15 +83,40 @@ class TestChapter:
                 "run make sync"
             )
 
-    def test_the_pair_was_executed_and_carries_text_only(self, record, markdown):
+    def test_the_pair_was_executed_and_carries_text_and_small_pictures_only(self, record, markdown):
         notebook = nbformat.read(markdown.with_suffix(".ipynb"), as_version=4)
         for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
             assert cell.execution_count, "nbval compares nothing in a cell that was never executed"
             for output in cell.outputs:
                 assert output.output_type in ("stream", "execute_result", "display_data")
                 assert output.get("name") != "stderr", output
-                assert set(output.get("data", {})) <= {"text/plain", "text/html"}
+                drawn = commands.IGNORED in cell.metadata.get("tags", [])
+                assert set(output.get("data", {})) <= {"text/plain", "image/png" if drawn else "text/html"}
                 assert not output.get("metadata")
+
+    def test_the_pair_shows_every_figure_in_150_kb(self, record, markdown):
+        notebook = nbformat.read(markdown.with_suffix(".ipynb"), as_version=4)
+        drawn = [c for c in notebook.cells if commands.IGNORED in c.metadata.get("tags", [])]
+        pictures = [[out.data["image/png"] for out in cell.outputs if "data" in out] for cell in drawn]
+        assert all(pictures), [c.source[:60] for c, p in zip(drawn, pictures, strict=True) if not p]
+        assert sum(len(base64.b64decode(png)) for cell in pictures for png in cell) <= 150_000
+
+    def test_it_shows_a_piece_of_its_mechanism(self, record, markdown):
+        text = markdown.read_text(encoding="utf-8")
+        (shown,) = re.findall(r"```\{literalinclude\} /\.\./(\S+)\n(.*?)```", text, flags=re.DOTALL)
+        assert shown[0] == f"src/fourfold/{record.part}/{record.slug}.py"
+        lines = (ROOT / shown[0]).read_text(encoding="utf-8").splitlines()
+        if piece := re.search(r":pyobject: (\S+)", shown[1]):
+            tree: ast.AST = ast.parse("\n".join(lines))
+            for name in piece[1].split("."):
+                tree = next(n for n in ast.iter_child_nodes(tree) if getattr(n, "name", None) == name)
+            length = tree.end_lineno - tree.lineno + 1
+        else:
+            begin, end = (re.search(rf":{word}: (.+)", shown[1])[1] for word in ("start-at", "end-before"))
+            first = next(i for i, line in enumerate(lines) if begin in line)
+            last = next(i for i, line in enumerate(lines) if i > first and end in line)
+            length = last - first
+        assert 8 <= length <= 26
 
     def test_parameters_cell_is_the_records(self, record, cells):
         (cell,) = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
@@ -225,3 +252,13 @@ def test_each_paper_is_in_the_bibliography_once():
     keys = re.findall(r"^@\w+\{(\w+),", entries + (ROOT / "book" / "references.bib").read_text(), flags=re.M)
     assert len(set(keys)) == len(keys)
     assert {record.slug for record in records.load_all()} <= set(keys)
+
+
+def test_notebook_code_is_linted_and_formatted_like_all_other(tmp_path):
+    pages = [*executed.NOTEBOOKS.glob("*.md"), *executed.NOTEBOOKS.glob("*/*.md")]
+    for page in pages:
+        nbformat.write(jupytext.read(page, fmt="md:myst"), tmp_path / f"{page.stem}.ipynb")
+    for command in (["check"], ["format", "--check", "--diff"]):
+        config = ["--config", str(ROOT / "pyproject.toml")]
+        done = subprocess.run(["ruff", *command, *config, str(tmp_path)], capture_output=True, text=True)
+        assert done.returncode == 0, f"run make format\n{done.stdout}{done.stderr}"
