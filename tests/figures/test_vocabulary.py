@@ -34,6 +34,10 @@ def test_tidy_follows_curves():
         (lambda: figures.seeds(pd.DataFrame({"a": [1]}), "b", by="a"), "no column 'b'; there are a"),
         (lambda: figures.lines(pd.DataFrame({"a": []}), "a", "a"), "no rows"),
         (lambda: figures.pictures({}), "at least one picture"),
+        (
+            lambda: figures.points(pd.DataFrame({"a": range(8)}), "a", "a", by="a"),
+            "a: at most 7 can be told apart, got 8",
+        ),
         (lambda: figures.pictures({"a": np.eye(2)}, scale="all"), "'shared', 'each', 'row'"),
     ],
 )
@@ -57,6 +61,12 @@ def test_every_seed_is_a_dot_in_its_row():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     assert axes.get_xlabel() == "gain"
     assert any(line.get_xdata()[0] == 2.5 for line in axes.lines)
+
+
+def test_seeds_draws_nothing_of_nothing():
+    frame = figures.tidy({name: [1, 2, 3] for name in "abcde"}, "arm", "gain")
+    (axes,) = figures.seeds(frame, "gain", by="arm").axes
+    assert len(axes.lines) == 2 * 5  # a mean and an interval
 
 
 def test_panels_share_a_scale_and_have_their_own_threshold():

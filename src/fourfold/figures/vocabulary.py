@@ -123,6 +123,9 @@ def seeds(
             err_kws={"linewidth": 2.2},
             **{**look, "dodge": 0.8 - 0.8 / len(colours) if hue else False, "legend": False},
         )
+        # seaborn draws a line for every pair of row and colour, most of them of nothing.
+        for line in [line for line in axes.lines if np.isnan(np.asarray(line.get_xdata(), float)).all()]:
+            line.remove()
         _finish(axes, name, x=value, y="", log="x" if log else "", at=at, axis="x")
     legend(figure)
     return figure
@@ -159,7 +162,7 @@ def lines(
     figure, panels = _panels(frame, panel, height=3.5, sharey=sharey)
     if markers is None:
         markers = frame[x].nunique() <= 20
-    names = list(_order(frame[by])) if by else []
+    names = _told_apart(frame, by)
     for name, axes, part in panels:
         shown = [n for n in names if (part[by] == n).any()] if by else []
         look: dict[str, Any] = {"x": x, "y": y, "ax": axes, "errorbar": interval, "err_kws": {"alpha": 0.18}}
@@ -219,11 +222,11 @@ def points(
     """A dot for every row, told apart by ``by`` in colour and mark; the column ``text`` is written beside."""
     _columns(frame, x, y, by, text, panel)
     figure, panels = _panels(frame, panel, height=3.5, sharey=sharey)
-    names = list(_order(frame[by])) if by else [None]
+    names = _told_apart(frame, by) or [None]
     for name, axes, part in panels:
         for i, group in enumerate(names):
             rows = part if group is None else part[part[by] == group]
-            axes.plot(rows[x], rows[y], MARKERS[i % 7], color=COLOURS[i % 7], label=str(group), alpha=0.85)
+            axes.plot(rows[x], rows[y], MARKERS[i], color=COLOURS[i], label=str(group), alpha=0.85)
             for _, row in rows.iterrows() if text else ():
                 axes.annotate(
                     str(row[text]), (row[x], row[y]), xytext=(5, 4), textcoords="offset points", fontsize=8.5
@@ -377,6 +380,14 @@ def _colours(column: pd.Series) -> dict[Any, str]:
     """A colour for each name; one for all where there are more names than colours."""
     names = _order(column)
     return {name: COLOURS[i] if len(names) <= len(COLOURS) else COLOURS[0] for i, name in enumerate(names)}
+
+
+def _told_apart(frame: pd.DataFrame, by: str | None) -> list:
+    """The names of what a panel tells apart. Raises ValueError for more than there are colours."""
+    names = _order(frame[by]) if by else []
+    if len(names) > len(COLOURS):
+        raise ValueError(f"{by}: at most {len(COLOURS)} can be told apart, got {len(names)}")
+    return names
 
 
 def _columns(frame: pd.DataFrame, *named: str | None) -> None:
