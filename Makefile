@@ -46,11 +46,14 @@ test: $(READY) ## unit, oracle, property, record, notebook and site tests, style
 	$(BUILD) chapters
 	$(PYTEST) -m "not faults" tests $(CHEAP)
 
+.PHONY: pdf
+pdf: book ## bind the whole book as one PDF; needs Chromium on the machine
+	@python -m fourfold.book.pdf
+
 .PHONY: format
 format: $(READY) ## lint and format all code, that of the notebooks too
 	ruff check --fix . && ruff format .
-	jupytext --quiet --pipe-fmt ipynb --pipe 'ruff check --fix --exit-zero --quiet --stdin-filename page.ipynb -' \
-		--pipe 'ruff format --stdin-filename page.ipynb -' notebooks/*.md notebooks/*/*.md
+	python -m fourfold.book format
 
 .PHONY: nbval
 nbval: $(READY) ## run every chapter anew and compare, as readers do; KERNELS=old: as an old processor would

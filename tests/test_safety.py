@@ -183,7 +183,7 @@ def test_the_workflow_neither():
         "import pickle",
         "from pickle import loads",
         "import joblib as j",
-        "from sklearn import datasets; probes.fetch_openml('x')",
+        "from sklearn import datasets; datasets.fetch_openml('x')",
         "import urllib.request",
         "from urllib.request import urlopen",
         "from urllib import request",

@@ -57,14 +57,17 @@
   // From a file a browser does not let a page read another one, so the search page shows titles alone.
   if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
-  // Paper is white.
-  let theme;
+  // Paper is white, and has the parameters and the line that reruns the page.
+  let theme, unfolded;
   window.addEventListener("beforeprint", () => {
     theme = root.dataset.theme;
     root.dataset.theme = "light";
+    unfolded = document.querySelectorAll("details.rerun:not([open])");
+    unfolded.forEach((one) => (one.open = true));
   });
   window.addEventListener("afterprint", () => {
     root.dataset.theme = theme;
+    unfolded.forEach((one) => (one.open = false));
   });
 
   document.addEventListener("DOMContentLoaded", () => {

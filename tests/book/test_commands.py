@@ -1,8 +1,12 @@
 """The book's chores: scaffolding, pairing, and refusing what is not whole."""
 
+import base64
+import io
+
 import jupytext
 import nbformat
 import pytest
+from PIL import Image
 
 from fourfold.book import commands
 from fourfold.judging import parameters, records
@@ -42,6 +46,15 @@ def test_scaffold_waits_for_thresholds():
         commands.new(slug)
 
 
+def picture(grey, size=(80, 40), dots=()):
+    """A PNG of one shade with black dots, as a notebook carries it."""
+    image, file = Image.new("L", size, grey), io.BytesIO()
+    for dot in dots:
+        image.putpixel(dot, 0)
+    image.save(file, "png")
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
 @pytest.fixture
 def chapter(tmp_path):
     """A chapter of two cells and its executed copy."""
@@ -51,7 +64,7 @@ def chapter(tmp_path):
     markdown = tmp_path / "chapter.md"
     markdown.write_text(f"{header}\n# Title\n\n{compared}\n{drawn}")
     ran = jupytext.read(markdown, fmt="md:myst")
-    data = {"text/plain": "2", "text/html": "<b>2</b>", "image/png": "aGk="}
+    data = {"text/plain": "2", "text/html": "<b>2</b>", "image/png": picture(200)}
     code = [cell for cell in ran.cells if cell.cell_type == "code"]
     for cell in code:
         output = nbformat.v4.new_output("execute_result", data, metadata={"fourfold": {}}, execution_count=9)
@@ -69,7 +82,25 @@ def test_pair_keeps_what_is_compared_and_drops_the_rest(chapter):
     assert first.outputs[0].data == {"text/plain": "2", "text/html": "<b>2</b>"}
     assert first.outputs[0].metadata == {}
     assert first.outputs[1].text == "hello\n"
-    assert (second.execution_count, second.outputs) == (2, [])
+    assert second.execution_count == 2
+    assert [output.data for output in second.outputs] == [{"text/plain": "2", "image/png": picture(200)}]
+
+
+@pytest.mark.parametrize(
+    ("before", "kept"),
+    [
+        (picture(200, dots=[(3, 3)]), True),  # a line that moved by less than a pixel
+        (picture(200, dots=[(x, 3) for x in range(20)]), False),
+        (picture(200, size=(80, 42)), False),
+    ],
+)
+def test_a_pair_keeps_a_picture_until_it_looks_different(chapter, before, kept):
+    markdown, executed = chapter
+    pair = commands.pair(markdown, executed)
+    pair.cells[2].outputs[0].data["image/png"] = before
+    nbformat.write(pair, markdown.with_suffix(".ipynb"))
+    (output,) = commands.pair(markdown, executed).cells[2].outputs
+    assert (output.data["image/png"] == before) is kept
 
 
 def test_pair_is_stable_and_refuses_an_execution_of_other_code(chapter):

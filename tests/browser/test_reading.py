@@ -138,7 +138,7 @@ def test_print_is_the_page_alone_on_white_with_every_figure(page):
         assert not page.locator(selector).first.is_visible(), selector
     figures = page.locator("figure.fourfold")
     assert figures.count() == figures.locator(".drawing > svg").count() > 0
-    for selector in ("figure.fourfold", ".verdict"):
+    for selector in ("figure.fourfold", ".verdict tr"):
         breaks = page.locator(selector).evaluate_all(
             "all => all.map((one) => getComputedStyle(one).breakInside)"
         )
@@ -146,7 +146,11 @@ def test_print_is_the_page_alone_on_white_with_every_figure(page):
     assert page.locator("figure.fourfold .drawing > svg").evaluate_all(
         "all => all.every((one) => one.getBoundingClientRect().right <= innerWidth)"
     )
+    run = page.locator("details.rerun")
+    assert run.locator("table").first.is_visible(), "parameters and the line that reruns the page"
+    assert not page.locator("details.hide").first.is_visible()
     page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert run.get_attribute("open") is None
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 

@@ -492,7 +492,7 @@ def test_words_and_figures_make_nothing_stale_and_what_a_figure_cell_keeps_does(
     now = after("", "")
     assert after("## The idea", "## An idea") == now
     assert after('name="own-bench"', 'name="another-bench"') == now
-    assert after("line_color=colour, text=hover", "line_color=colour, hovertext=hover") == now
+    assert after('by="layers", panel="kernels"', 'by="kernels", panel="layers"') == now
     for old, new in {
         "gpu_us_per_image or 439": "gpu_us_per_image or 440",
         '"images": batch,': "",

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+import jupytext
 import nbformat
 from PIL import Image, ImageChops, ImageStat
 
@@ -102,6 +103,36 @@ def _alike(one: str, other: str) -> bool:
     return ImageStat.Stat(ImageChops.difference(*pictures)).mean[0] < 0.25
 
 
+def formatted(page: Path) -> str:
+    """A page with its code as ruff fixes and formats it; the parameters cell follows the record instead.
+
+    Raises:
+        ValueError: with what ruff found and could not mend.
+    """
+    cells = executed.code_cells(jupytext.read(page, fmt="md:myst"))
+    code = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.source) for cell in cells])
+    written = nbformat.writes(code)
+    for command in (["check", "--fix", "--quiet"], ["format"]):
+        settings = ["--config", str(ROOT / "pyproject.toml"), "--stdin-filename", f"{page.stem}.ipynb"]
+        done = subprocess.run(
+            ["ruff", *command, *settings, "-"], input=written, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise ValueError(f"{page.name}: {done.stderr or done.stdout}")
+        written = done.stdout
+    text = page.read_text(encoding="utf-8")
+    for old, new in zip(cells, nbformat.reads(written, as_version=4).cells, strict=True):
+        if "parameters" not in old.metadata.get("tags", ()):
+            text = text.replace(f"\n{old.source}\n```", f"\n{new.source}\n```", 1)
+    return text
+
+
+def format_pages() -> None:
+    """Write every page with its code formatted."""
+    for page in executed.pages():
+        page.write_text(formatted(page), encoding="utf-8")
+
+
 def sync() -> None:
     """Rewrite every chapter's ``.ipynb`` from its Markdown and its executed copy."""
     for record in records.chapters():
@@ -168,7 +199,7 @@ def main() -> None:
         prog="python -m fourfold.book.commands", description="The chores of the book."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("bibliography", "check", "html", "sync"):
+    for name in ("bibliography", "check", "format", "html", "sync"):
         commands.add_parser(name)
     for name in ("chapter", "new", "parameters", "keep"):
         command = commands.add_parser(name)
@@ -186,6 +217,8 @@ def main() -> None:
                 check()
             case "html":
                 html.build()
+            case "format":
+                format_pages()
             case "sync":
                 sync()
             case "chapter":

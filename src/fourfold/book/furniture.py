@@ -95,7 +95,7 @@ def pieces(record: Record) -> list[nodes.Node]:
             else [_raw(badges(record, faces, "Verdicts") + evidence_box(record, faces, run, timed))]
         ),
         *([_raw(badges(record, full["verdicts"], f"Full run of {_about(full)}"))] if full else []),
-        _raw("<details><summary>Run this page with your own parameters</summary>"),
+        _raw("<details class='rerun'><summary>Run this page with your own parameters</summary>"),
         _raw(parameter_table(record)),
         _raw(
             f"<p>With the quick values the page took {max(1, round(executed.seconds(built)))} s on one core "

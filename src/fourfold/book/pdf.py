@@ -1,12 +1,12 @@
-"""The whole book as one PDF: ``python -m fourfold.book.pdf FILE``, printed by a Chromium on the machine.
+"""The whole book as one PDF: ``python -m fourfold.book.pdf``, printed by a Chromium on the machine.
 
 Every page of the site is printed as a reader's browser prints it, and the sheets are bound: a table of
 contents with their numbers, bookmarks, a number on each sheet, and links that lead within the book.
 """
 
-import argparse
 import html as escaping
 import io
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -23,6 +23,7 @@ from pypdf.generic import ArrayObject, DictionaryObject, Fit, NameObject
 from fourfold.book import html
 from fourfold.judging.records import ROOT
 
+TARGET = html.HTML / "fourfold.pdf"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 MARGIN: PdfMargins = {"top": "16mm", "bottom": "18mm", "left": "16mm", "right": "16mm"}
 FOOT = """<div style="width:100%; font:8px sans-serif; text-align:center; color:#555">
@@ -72,8 +73,10 @@ def printed(browser: Browser, address: str, **more: Any) -> PdfReader:
     return PdfReader(io.BytesIO(sheets))
 
 
-def bind(target: Path) -> int:
-    """Print the site that is built and write it to ``target``. Returns the number of sheets.
+def bind() -> int:
+    """Print the site that is built, bind it as `TARGET` and offer it on the first page.
+
+    Returns the number of sheets.
 
     Raises:
         ValueError: if there is no Chromium on the machine, or no site.
@@ -113,12 +116,20 @@ def bind(target: Path) -> int:
         )
     book.add_metadata({"/Title": "fourfold", "/Author": "the fourfold authors"})
     book.compress_identical_objects()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}")
+    beside = TARGET.with_name(f".{TARGET.name}")
     with beside.open("wb") as file:
         book.write(file)
-    beside.replace(target)
+    beside.replace(TARGET)
+    _offer(len(book.pages))
     return len(book.pages)
+
+
+def _offer(sheets: int) -> None:
+    index = html.HTML / "index.html"
+    link = f"<a href='{TARGET.name}'>Here it is</a>, {sheets} sheets."
+    text = index.read_text(encoding="utf-8")
+    offered = re.sub(r'(<span class="bound">).*?(</span>)', rf"\g<1>{link}\g<2>", text, flags=re.DOTALL)
+    index.write_text(offered, encoding="utf-8")
 
 
 def _contents(browser: Browser, pages: list[Entry], starts: dict[str, int]) -> PdfReader:
@@ -167,12 +178,9 @@ def _link(book: PdfWriter, starts: dict[str, int]) -> None:
 
 
 def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m fourfold.book.pdf", description="Bind the book.")
-    parser.add_argument("file", type=Path, help="where to write the PDF")
-    given = parser.parse_args()
+    """The command line: what cannot be done is one line on stderr and a non-zero exit."""
     try:
-        print(f"{given.file}: {bind(given.file)} sheets")
+        print(f"{TARGET.relative_to(ROOT)}: {bind()} sheets")
     except (ValueError, OSError) as error:
         sys.exit(f"pdf: {error}")
 
