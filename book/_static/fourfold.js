@@ -74,6 +74,11 @@
     // A list of works has items; Sphinx gives them a role that was dropped and that no list may hold.
     for (const item of document.querySelectorAll("[role=doc-biblioentry]")) item.setAttribute("role", "listitem");
 
+    // The theme's arrows in the contents have no name.
+    for (const arrow of document.querySelectorAll(".toctree-l1 > details > summary")) {
+      arrow.setAttribute("aria-label", `Chapters of ${arrow.closest("li").querySelector("a").textContent.trim()}`);
+    }
+
     // What scrolls sideways must be reached without a mouse.
     const boxes = document.querySelectorAll(".scroll, .cell_output .output, .cell_output .output > div");
     const reach = new ResizeObserver((entries) => {

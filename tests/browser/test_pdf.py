@@ -1,5 +1,6 @@
 """The bound book: numbered sheets, contents, bookmarks, and no link that leaves it by a machine's path."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import pytest
@@ -16,7 +17,9 @@ def bound(tmp_path_factory):
         patch.setattr(pdf, "entries", lambda: iter(few))
         patch.setattr(pdf, "TARGET", tmp_path_factory.mktemp("bound") / "fourfold.pdf")
         patch.setattr(pdf, "_offer", lambda sheets: None)
-        sheets = pdf.bind()
+        # In a thread of its own, since this one has a browser already.
+        with ThreadPoolExecutor(1) as thread:
+            sheets = thread.submit(pdf.bind).result()
         return few, sheets, PdfReader(pdf.TARGET)
 
 
@@ -29,8 +32,10 @@ def test_every_sheet_has_its_number(bound):
 
 def test_contents_and_bookmarks_lead_to_the_first_sheet_of_a_page(bound):
     few, _, book = bound
-    contents = book.pages[1].extract_text()
-    marks = [mark for mark in _flat(book.outline)]
+    (contents,) = [
+        text for text in (sheet.extract_text() for sheet in book.pages) if text.startswith("Contents")
+    ]
+    marks = list(_flat(book.outline))
     assert [mark.title for mark in marks] == [entry.title for entry in few]
     for entry, mark in zip(few, marks, strict=True):
         at = book.get_destination_page_number(mark)

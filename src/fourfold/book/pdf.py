@@ -173,8 +173,7 @@ def _link(book: PdfWriter, starts: dict[str, int]) -> None:
                 place = book.pages[starts[name] - 1].indirect_reference
                 link[NameObject("/Dest")] = ArrayObject([place, NameObject(Fit.fit().fit_type)])
             kept.append(reference)
-        if kept:
-            sheet[NameObject("/Annots")] = kept
+        sheet[NameObject("/Annots")] = kept
 
 
 def main() -> None:
