@@ -71,7 +71,7 @@ def test_each_chapter_shows_every_verdict_and_each_figure_has_words(pages):
         shown = {card["id"] for card in page.select("div.verdict")}
         assert shown == {f"{record.slug}-{claim.id}" for claim in record.claims if claim.criteria}
         for figure in page.select("figure.fourfold"):
-            assert figure.select_one(".plot")["aria-label"].strip()
+            assert figure.select_one("svg[role=img]")["aria-label"].strip()
             assert figure.figcaption.text.strip()
 
 

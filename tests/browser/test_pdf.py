@@ -50,7 +50,7 @@ def test_links_lead_within_the_book_or_to_the_world(bound):
     links = [link.get_object() for sheet in book.pages for link in sheet.get("/Annots", ())]
     assert any("/Dest" in link for link in links)
     outside = [str(link["/A"]["/URI"]) for link in links if "/URI" in link.get("/A", {})]
-    assert all(address.startswith(("https://", "http://")) for address in outside)
+    assert all(address.startswith("http") for address in outside)
 
 
 def test_the_first_page_offers_what_was_bound(tmp_path, monkeypatch):
