@@ -92,7 +92,7 @@ def _peer(folder: Path) -> str:
     subprocess.run([str(folder / "bin" / "pip"), "install", "--quiet", NBCONVERT], check=True)
     # Its kernel is its own Python, which sees the book's packages behind nbconvert's.
     (library,) = folder.glob("lib/python3.*/site-packages")
-    (library / "commands.pth").write_text(sysconfig.get_path("purelib"))
+    (library / "book.pth").write_text(sysconfig.get_path("purelib"))
     return str(folder / "bin" / "jupyter-nbconvert")
 
 

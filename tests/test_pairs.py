@@ -18,7 +18,7 @@ from .replay import compare, differences
 
 @pytest.mark.parametrize("record", records.chapters(), ids=lambda record: record.slug)
 def test_the_run_of_a_chapter_says_what_its_pair_says(record, request):
-    page, made = executed.NOTEBOOKS / record.part / f"{record.slug}.md", executed.of(record)
+    page, made = record.notebook, executed.of(record)
     try:
         executed.weave(page, made)
     except (FileNotFoundError, ValueError) as error:

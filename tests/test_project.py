@@ -62,7 +62,7 @@ def test_every_page_of_the_contents_has_a_source():
 class TestChapter:
     @pytest.fixture
     def markdown(self, record):
-        return ROOT / "notebooks" / record.part / f"{record.slug}.md"
+        return record.notebook
 
     @pytest.fixture
     def cells(self, markdown):

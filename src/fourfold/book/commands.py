@@ -136,7 +136,7 @@ def format_pages() -> None:
 def sync() -> None:
     """Rewrite every chapter's ``.ipynb`` from its Markdown and its executed copy."""
     for record in records.chapters():
-        markdown = executed.NOTEBOOKS / record.part / f"{record.slug}.md"
+        markdown = record.notebook
         nbformat.write(pair(markdown, executed.of(record)), markdown.with_suffix(".ipynb"))
 
 

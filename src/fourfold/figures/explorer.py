@@ -17,8 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fourfold.figures import still
-from fourfold.figures.control import NAME
-from fourfold.figures.shown import as_json
+from fourfold.figures.shown import as_json, check_words
 from fourfold.figures.style import MAGNITUDE, canvas, settle
 
 
@@ -104,10 +103,7 @@ def explore(
     pays to token j, CLS the first, as `fourfold.attention.attention_maps` returns it.
     Raises ``ValueError`` for a malformed name, an empty caption or alt text, or maps that are not that.
     """
-    if not NAME.fullmatch(name):
-        raise ValueError(f"name = {name!r}: expected lower-case words joined by '-'")
-    if not caption.strip() or not alt.strip():
-        raise ValueError(f"explorer {name} needs a caption and an alt text")
+    check_words("explorer", name, caption, alt)
     if not maps:
         raise ValueError(f"explorer {name} needs at least one variant")
     count, cells = samples.cells.shape[:2]

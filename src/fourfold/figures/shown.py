@@ -76,10 +76,7 @@ def show(
         ValueError: if the name is malformed, caption or alt text is empty, two controls share a name, there
             are data without controls, or a number in them is not finite.
     """
-    if not NAME.fullmatch(name):
-        raise ValueError(f"name = {name!r}: expected lower-case words joined by '-'")
-    if not caption.strip() or not alt.strip():
-        raise ValueError(f"figure {name} needs a caption and an alt text")
+    check_words("figure", name, caption, alt)
     names = [control.name for control in controls]
     if len(set(names)) < len(names):
         raise ValueError(f"figure {name}: controls {', '.join(names)}: expected different names")
@@ -88,6 +85,14 @@ def show(
     as_json(data)  # raises here, in the author's cell, and not when the page is made
     settle(figure)
     return Shown(figure, name, caption, alt, table, tuple(controls), data)
+
+
+def check_words(what: str, name: str, caption: str, alt: str) -> None:
+    """Raise ValueError for a malformed name, or an empty caption or alt text."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"name = {name!r}: expected lower-case words joined by '-'")
+    if not caption.strip() or not alt.strip():
+        raise ValueError(f"{what} {name} needs a caption and an alt text")
 
 
 def as_json(value: Any) -> str:

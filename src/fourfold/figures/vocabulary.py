@@ -174,7 +174,7 @@ def lines(
                 "hue_order": shown,
                 "style_order": shown,
                 "palette": [COLOURS[i] for i in place],
-                "dashes": [("", *DASHES[1:])[i] for i in place],
+                "dashes": [DASHES[i] for i in place],
             }
             look["markers"] = [MARKERS[i] for i in place] if markers else False
         else:
