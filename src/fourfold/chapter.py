@@ -11,7 +11,7 @@ from typing import Any
 
 from fourfold import training
 from fourfold.judging import card, parameters, records, spot_check
-from fourfold.recorded import evidence
+from fourfold.recorded import evidence, mutation
 from fourfold.recorded.machine import machine
 
 
@@ -30,13 +30,17 @@ class Chapter:
         controls: Mapping[str, Any],
         conditions: Mapping[str, Any] | None = None,
     ) -> card.Verdict:
-        """Judge one claim of this chapter's paper, as `card.judge` and `spot_check.recall` do."""
+        """Judge one claim of this chapter's paper.
+
+        As `card.judge` does, and in a build also `spot_check.recall` and `mutation.tell`.
+        """
         verdict = card.judge(self.record, claim_id, criteria, controls, conditions, profile=self.profile)
         if self.profile != "quick":
             return verdict
         run = self.recorded_run()
         basis = run and f"Recorded: {evidence.about(run)}."
-        return spot_check.recall(verdict, evidence.face(self.record, run, claim_id), basis or "")
+        verdict = spot_check.recall(verdict, evidence.face(self.record, run, claim_id), basis or "")
+        return mutation.tell(verdict, mutation.read())
 
     def keep(self, name: str, data: Any) -> "Kept":
         """Results that the book wants from a full run: made of dicts, lists, numbers, text and None."""

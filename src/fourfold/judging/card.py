@@ -25,6 +25,10 @@ class Verdict:
     findings: tuple[Finding, ...]
     basis: str = ""
     """Where and when what it rests on was recorded, in a sentence; empty if this run alone judges."""
+    clauses: tuple[str, ...] = ()
+    """What of the paper's abstract the claim carries."""
+    mutation: str = ""
+    """What became of it without its mechanism, in a sentence; empty if that was not tried."""
 
     @property
     def spot_checks(self) -> list[SpotCheck]:
@@ -36,30 +40,37 @@ class Verdict:
             f"{self.claim.id} {self.word}: {self.reason}",
             *(f"  {finding}" for finding in self.findings),
         ]
-        return "\n".join([*lines, f"  {self.basis}"] if self.basis else lines)
+        return "\n".join([*lines, *(f"  {words}" for words in (self.mutation, self.basis) if words)])
 
     def to_html(self) -> str:
         """The card a reader sees; its numbers are rounded as in the text."""
-        rows = "".join(
-            f"<tr class='{f.role}'>"
-            f"<th scope='row'>{'' if f.role == 'criterion' else f.role.capitalize() + ': '}"
-            f"{html.escape(f.what)}</th><td>{_signs(f.threshold)}</td>"
-            f"<td>{html.escape(f.shown)}</td><td>{html.escape(f.words)}</td>"
-            f"<td>{f.evidence}{html.escape(f': {f.spot_check.words}') if f.spot_check else ''}</td></tr>"
-            for f in self.findings
-        )
-        paper = f"<p class='paper'>The paper: {html.escape(self.claim.paper)}</p>" if self.claim.paper else ""
-        basis = f"<p class='basis'>{html.escape(self.basis)}</p>" if self.basis else ""
         names = ("Quantity", "Must be", "Measured", "Finding", "Evidence")
         heads = "".join(f"<th scope='col'>{name}</th>" for name in names)
+        symbol = SYMBOLS[self.word]
+        check = "check: " if self.claim.check else ""
         return (
             f"<div class='verdict {css(self.word)}' id='{self.paper}-{self.claim.id}'>"
             f"<p class='word'><strong>{self.claim.id}</strong> "
-            f"<span>{SYMBOLS[self.word]} {self.word}</span> <small>{self.profile} run</small></p>"
-            f"<p class='statement'>{html.escape(self.claim.statement)}</p>{paper}"
-            f"<div class='scroll'><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
-            f"<p class='reason'>{html.escape(self.reason)}.</p>{basis}</div>"
+            f"<span>{symbol} {check}{self.word}</span> <small>{self.profile} run</small></p>"
+            f"{''.join(_line('clause', f'The abstract: {clause}') for clause in self.clauses)}"
+            f"<p class='statement'>{html.escape(self.claim.statement)}</p>"
+            f"{_line('paper', f'The paper: {self.claim.paper}') if self.claim.paper else ''}"
+            f"<div class='scroll'><table><thead><tr>{heads}</tr></thead>"
+            f"<tbody>{''.join(map(_row, self.findings))}</tbody></table></div>"
+            f"{_line('reason', f'{self.reason}.')}"
+            f"{''.join(_line('basis', words) for words in self._about if words)}</div>"
         )
+
+    @property
+    def _about(self) -> list[str]:
+        """Sentences below the table: what it survives, rests on, was expected to be, and was before."""
+        expected, before = self.claim.expected, self.claim.before
+        return [
+            self.mutation,
+            self.basis,
+            f"Expected before the run that judges: {expected.word}. {expected.basis}" if expected else "",
+            *(f"Until {earlier.date} it was {earlier.word}. {earlier.why}" for earlier in before),
+        ]
 
     def to_metadata(self) -> dict[str, Any]:
         """The machine face, full precision; non-finite numbers as text, since JSON has none."""
@@ -82,6 +93,25 @@ class Verdict:
 def css(word: str) -> str:
     """The style sheets' class for a verdict's word."""
     return word.replace(" ", "-")
+
+
+def _line(name: str, text: str) -> str:
+    return f"<p class='{name}'>{html.escape(text)}</p>"
+
+
+def _row(finding: Finding) -> str:
+    """One quantity as a row of the card's table."""
+    what, shown, words = (html.escape(text) for text in (finding.what, finding.shown, finding.words))
+    role = "" if finding.role == "criterion" else f"{finding.role.capitalize()}: "
+    if finding.kind:
+        role = f"{finding.kind.capitalize()}: "
+    source = f"<br><small>{html.escape(finding.source)}</small>" if finding.source else ""
+    check = html.escape(f": {finding.spot_check.words}") if finding.spot_check else ""
+    return (
+        f"<tr class='{finding.role}'><th scope='row'>{role}{what}</th>"
+        f"<td>{_signs(finding.threshold)}{source}</td><td>{shown}</td><td>{words}</td>"
+        f"<td>{finding.evidence}{check}</td></tr>"
+    )
 
 
 def _signs(threshold: str) -> str:
@@ -138,4 +168,6 @@ def judge(
         *(find(name, spec, measured["conditions"].get(name)) for name, spec in claim.conditions.items()),
         *(find(name, spec, measured["controls"].get(name)) for name, spec in claim.controls.items()),
     )
-    return Verdict(record.slug, claim, profile, *word(findings), findings)
+    clauses = tuple(clause.clause for clause in record.abstract if claim_id in clause.claims)
+    said, reason = word(findings, claim.check)
+    return Verdict(record.slug, claim, profile, said, reason, findings, clauses=clauses)

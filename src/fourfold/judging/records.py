@@ -1,17 +1,18 @@
 """The records: what fourfold knows about each paper, one YAML file a paper.
 
-A record holds the bibliography, every claim with its threshold and negative control, and the
-parameters of the chapter. It is written before the chapter runs, and everything else reads it:
-the notebook, the judge, the ledger, the tests. Nothing about a paper is written down twice.
+A record holds the bibliography, the abstract cut into clauses, every claim with its thresholds, controls and
+expected word, and the parameters of the chapter. It is written before the chapter runs, and everything else
+reads it: the notebook, the judge, the ledger, the tests. Nothing about a paper is written down twice.
 """
 
+import datetime
 import json
 import math
 import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import (
@@ -48,6 +49,26 @@ EVIDENCE = {
 }
 Evidence = Literal["exact", "recorded", "timed"]
 
+KINDS = {
+    "identity": "two things are the same, by algebra or by construction",
+    "property": "what the mechanism does, measured on it",
+    "count": "parameters, operations, bytes",
+    "speed": "a ratio of times",
+    "accuracy": "a trained model against another",
+    "robustness": "what is left under noise, shifts, missing data",
+    "scaling": "how a quantity grows: an exponent, a trend",
+}
+Kind = Literal["identity", "property", "count", "speed", "accuracy", "robustness", "scaling"]
+
+CONTROLS = {
+    "baseline": "what a user would take instead",
+    "ablation": "the mechanism with its heart removed",
+    "sanity": "something that cannot work: it guards the measurement and earns nothing",
+}
+
+# A verdict's four words; the judge gives them, a record expects one and keeps earlier ones.
+Settled = Literal["reproduced", "not reproduced", "inconclusive", "beyond this scale"]
+
 
 class RecordError(ValueError):
     """A record that cannot be used; the message names the file, the field and what was expected."""
@@ -58,42 +79,74 @@ class _Model(BaseModel):
 
 
 class Region:
-    """A convex set of numbers that a measured value must lie in, written as in ``"<= 1e-5"``.
+    """A set of numbers that a measured value must lie in, written as in ``"<= 1e-5"``.
 
-    The forms are ``< x``, ``<= x``, ``> x``, ``>= x``, ``== x`` and ``in [low, high]`` (closed).
+    The forms are ``< x``, ``<= x``, ``> x``, ``>= x``, ``== x``, ``in [low, high]`` (closed) and
+    ``outside [low, high]``, its complement.
     """
 
     _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
     _RELATION = re.compile(rf"^(<=|>=|==|<|>)\s*{_NUMBER}$")
-    _RANGE = re.compile(rf"^in\s*\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]$")
+    _RANGE = re.compile(rf"^(in|outside)\s*\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]$")
+    _OPPOSITE: ClassVar = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 
     def __init__(self, text: str):
         self.text = text.strip()
-        self.low, self.high, self.open = -math.inf, math.inf, False
+        self._low, self._high, self._open, self._outside = -math.inf, math.inf, False, False
         if match := self._RELATION.match(self.text):
             relation, number = match[1], float(match[2])
-            self.open = relation in "<>"
+            self._open = relation in "<>"
             if relation in (">", ">=", "=="):
-                self.low = number
+                self._low = number
             if relation in ("<", "<=", "=="):
-                self.high = number
+                self._high = number
         elif match := self._RANGE.match(self.text):
-            self.low, self.high = float(match[1]), float(match[2])
-            if self.low > self.high:
-                raise ValueError(f"empty range {text!r}: {self.low:g} is above {self.high:g}")
+            self._outside = match[1] == "outside"
+            self._low, self._high = float(match[2]), float(match[3])
+            if self._low > self._high:
+                raise ValueError(f"empty range {text!r}: {self._low:g} is above {self._high:g}")
         else:
             raise ValueError(
-                f"expected a threshold such as '<= 1e-5', '> 0', '== 961' or 'in [5.3, 6.7]', got {text!r}"
+                "expected a threshold such as '<= 1e-5', '> 0', '== 961', 'in [5.3, 6.7]' or "
+                f"'outside [-1, 1]', got {text!r}"
             )
 
     def __contains__(self, value: float) -> bool:
-        if self.open:
-            return self.low < value < self.high
-        return self.low <= value <= self.high
+        return self.covers(value, value)
+
+    def covers(self, low: float, high: float) -> bool:
+        """Whether all points of the closed interval [low, high] lie in the region."""
+        return self._apart(low, high) if self._outside else self._within(low, high)
 
     def disjoint(self, low: float, high: float) -> bool:
         """Whether no point of the closed interval [low, high] lies in the region."""
-        return (high <= self.low or low >= self.high) if self.open else (high < self.low or low > self.high)
+        return self._within(low, high) if self._outside else self._apart(low, high)
+
+    def _within(self, low: float, high: float) -> bool:
+        return (
+            self._low < low and high < self._high if self._open else self._low <= low and high <= self._high
+        )
+
+    def _apart(self, low: float, high: float) -> bool:
+        return high <= self._low or low >= self._high if self._open else high < self._low or low > self._high
+
+    @property
+    def complement(self) -> str:
+        """The region of all other numbers, as a record would write it."""
+        if match := self._RELATION.match(self.text):
+            relation, number = match[1], match[2]
+            return (
+                f"outside [{number}, {number}]"
+                if relation == "=="
+                else f"{self._OPPOSITE[relation]} {number}"
+            )
+        return self.text.replace("outside", "in") if self._outside else self.text.replace("in", "outside", 1)
+
+    def apart_from(self, other: "Region") -> bool:
+        """Whether the two have no number in common."""
+        edges = [e for r in (self, other) for e in (r._low, r._high)]
+        near = [math.nextafter(e, way) for e in edges for way in (-math.inf, math.inf)]
+        return not any(point in self and point in other for point in (*edges, *near, 0.0))
 
     def __str__(self) -> str:
         return self.text
@@ -139,12 +192,26 @@ class Criterion(Quantity):
     """What must be measured for the claim to hold."""
 
     reproduced_if: Threshold
+    source: Annotated[str, Field(pattern=r"^(paper|closed form|code|ours): \S")] | None = None
+    """Where the threshold comes from: the paper, a closed form, someone else's code, or us and why."""
 
 
 class Control(Quantity):
     """The baseline or the broken mechanism: it must fail, or the claim says nothing."""
 
+    kind: Literal["baseline", "ablation", "sanity"] | None = None
+    """See `CONTROLS`."""
+    of: "Name | None" = None
+    """The criterion whose quantity it measures. It fails if it does not meet it, or as `fails_if` says."""
     fails_if: Threshold
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> "Control":
+        if (self.kind in ("baseline", "ablation")) != (self.of is not None):
+            raise ValueError(
+                "a baseline or an ablation says which criterion it is a control 'of', nothing else does"
+            )
+        return self
 
 
 class Condition(Quantity):
@@ -158,13 +225,52 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Sentence = Annotated[str, Field(min_length=10, pattern=r"[.?!]$")]
 
 
+class Expected(_Model):
+    """The word that we expect of a claim, written before the run that judges it, and why."""
+
+    word: Settled
+    basis: Sentence
+
+
+class Earlier(_Model):
+    """A word that a claim had before, and why it is no longer said."""
+
+    word: Settled
+    date: datetime.date
+    why: Sentence
+
+
+class Clause(_Model):
+    """One thing that the paper's abstract claims, in our words: carried by claims, or by none and why."""
+
+    clause: Sentence
+    claims: list[ClaimId] = []
+    why_not: Sentence | None = None
+
+    @model_validator(mode="after")
+    def _carried_or_not(self) -> "Clause":
+        if bool(self.claims) == bool(self.why_not):
+            raise ValueError("a clause names the claims that carry it, or says why_not: one of the two")
+        return self
+
+
 class Claim(_Model):
-    """One claim of a paper. Without criteria it is stated but not judged yet."""
+    """One claim of a paper. Without criteria it is stated but not judged yet.
+
+    A ``check`` verifies our own rebuilding: it must hold, and is not counted as a claim of the paper.
+    """
 
     id: ClaimId
+    check: bool = False
+    kind: Kind | None = None
+    """See `KINDS`."""
     statement: Sentence
     paper: str | None = None
     """What the paper itself reports: a number, a table, a sentence."""
+    expected: Expected | None = None
+    mutation: Name | None = None
+    """What takes the mechanism's heart out; a function of that name stands in the chapter's test file."""
+    before: list[Earlier] = []
     criteria: dict[Name, Criterion] = {}
     controls: dict[Name, Control] = {}
     conditions: dict[Name, Condition] = {}
@@ -180,9 +286,40 @@ class Claim(_Model):
         """All that is measured for it, by role and name."""
         return {"criterion": self.criteria, "control": self.controls, "condition": self.conditions}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _controls_measure_their_criterion(cls, given: Any) -> Any:
+        """A control ``of`` a criterion has its statistic, unit, resolution, and fails outside its region."""
+        if not isinstance(given, dict) or not isinstance(given.get("controls"), dict):
+            return given
+        filled = {}
+        for name, control in given["controls"].items():
+            if isinstance(control, dict) and "of" in control:
+                criteria = given.get("criteria") or {}
+                if not isinstance(criterion := criteria.get(control["of"]), dict):
+                    raise ValueError(
+                        f"control {name} is of {control['of']!r}; the criteria are {', '.join(criteria)}"
+                    )
+                region = _region(criterion.get("reproduced_if"))
+                shared = ("statistic", "unit", "resolution", "min_seeds")
+                control = (
+                    {key: criterion[key] for key in shared if key in criterion}
+                    | {"fails_if": region.complement}
+                    | control
+                )
+                if not _region(control["fails_if"]).apart_from(region):
+                    raise ValueError(
+                        f"control {name} may fail where {control['of']} is met: {control['fails_if']}"
+                    )
+            filled[name] = control
+        return {**given, "controls": filled}
+
     @model_validator(mode="after")
-    def _no_criterion_without_control(self) -> "Claim":
-        if bool(self.criteria) != bool(self.controls):
+    def _can_be_judged(self) -> "Claim":
+        if self.check:
+            if not self.criteria or self.expected or self.mutation or self.before:
+                raise ValueError("a check has criteria, and neither expected, mutation nor before")
+        elif bool(self.criteria) != bool(self.controls):
             raise ValueError("criteria and controls come together: a claim that cannot fail cannot be judged")
         if self.conditions and not self.criteria:
             raise ValueError("conditions need criteria: there is nothing that they would be conditions of")
@@ -285,6 +422,8 @@ class Record(_Model):
     """A chapter of fourfold's own beside the papers; it is not counted among them."""
     pilot: bool = False
     """The thresholds were written with pilot runs at hand, so verdicts use fresh seeds."""
+    abstract: list[Clause] = []
+    """The paper's abstract, cut into what it claims."""
     claims: list[Claim] = Field(min_length=1)
     parameters: dict[Name, Parameter] = {}
 
@@ -293,6 +432,13 @@ class Record(_Model):
         ids = [claim.id for claim in self.claims]
         if len(set(ids)) < len(ids):
             raise ValueError(f"claim ids must differ, got {ids}")
+        for clause in self.abstract:
+            if unknown := set(clause.claims) - set(ids):
+                raise ValueError(f"{clause.clause!r} names {', '.join(sorted(unknown))}, which is no claim")
+            if checks := [one for one in clause.claims if self.claim(one).check]:
+                raise ValueError(
+                    f"{clause.clause!r} is carried by {', '.join(checks)}, which only checks our rebuilding"
+                )
         if any(claim.criteria for claim in self.claims) and not self.parameters:
             raise ValueError("a record with criteria needs parameters")
         sampled = [claim.id for claim in self.claims if "recorded" in claim.evidence]

@@ -5,12 +5,16 @@ region the record states, violated when no point of it does, and open otherwise.
 it must, when its whole interval lies in its own region. Then, in this order:
 
 1. nothing measured at this scale: ``beyond this scale``;
-2. a condition that does not hold, or a control that does not fail, or one of them not measured:
-   ``inconclusive``, whatever else was measured;
+2. a condition that does not hold, or a control that does not fail, or one of them not measured, or two arms
+   with the very same numbers: ``inconclusive``, whatever else was measured;
 3. a criterion violated: ``not reproduced``;
 4. a criterion not measured at this scale: ``beyond this scale``;
-5. a criterion open (interval, too few seeds, not a number): ``inconclusive``;
+5. a criterion open (interval, too few seeds, not a number), or no baseline and no ablation that measures a
+   criterion: ``inconclusive``;
 6. otherwise ``reproduced``.
+
+A check of our own rebuilding ``holds`` where a claim would be reproduced, and ``fails`` where something was
+measured and it would not be. It needs no control.
 
 What depends on seeds is judged by a recorded run: `fourfold.judging.spot_check` puts its values into the
 place of those that a build computed, and says whether the two agree.
@@ -20,8 +24,8 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy import stats
@@ -34,10 +38,20 @@ from fourfold.judging.records import (
     Evidence,
     Quantity,
     Region,
+    Settled,
 )
 
-VERDICTS = ("reproduced", "not reproduced", "inconclusive", "beyond this scale")
-Word = Literal["reproduced", "not reproduced", "inconclusive", "beyond this scale", "not recorded yet"]
+VERDICTS = get_args(Settled)
+CHECKED = ("holds", "fails")
+Word = Literal[
+    "reproduced",
+    "not reproduced",
+    "inconclusive",
+    "beyond this scale",
+    "holds",
+    "fails",
+    "not recorded yet",
+]
 UNRECORDED: Word = "not recorded yet"
 """In a verdict's place where a claim depends on seeds or time and no run has its criteria."""
 UNJUDGED = "not judged yet"
@@ -47,6 +61,8 @@ SYMBOLS = {
     "not reproduced": "✗",
     "inconclusive": "≈",
     "beyond this scale": "↗",
+    "holds": "=",
+    "fails": "≠",
     UNRECORDED: "○",
     UNJUDGED: "·",
     FAILED: "!",
@@ -157,6 +173,10 @@ class Finding:
     spot_check: SpotCheck | None = None
     here: Any = None
     """What a build measured where ``values`` are the recorded ones."""
+    kind: str = ""
+    """Of a control: baseline, ablation or sanity."""
+    source: str = ""
+    """Of a criterion: where its threshold comes from."""
 
     @property
     def words(self) -> str:
@@ -173,13 +193,13 @@ def _state(quantity: Quantity, region: Region, measured: Estimate) -> str:
         return "not a number"
     if quantity.statistic == "every":
         # One counterexample settles a statement about every seed, however few were run.
-        if measured.low not in region or measured.high not in region:
+        if not region.covers(measured.low, measured.high):
             return "violated"
     elif measured.seeds >= quantity.seeds_needed and region.disjoint(measured.low, measured.high):
         return "violated"
     if measured.seeds < quantity.seeds_needed:
         return f"too few seeds ({measured.seeds} of {quantity.seeds_needed})"
-    if measured.low in region and measured.high in region:
+    if region.covers(measured.low, measured.high):
         return "met"
     return "interval straddles the threshold"
 
@@ -224,23 +244,48 @@ def region(quantity: Quantity) -> Region:
 def find(name: str, quantity: Quantity, values: Any) -> Finding:
     """What the values of one quantity say; None are values that were not measured."""
     role: Role = type(quantity).__name__.lower()  # type: ignore[assignment]
-    about = (name, quantity.what, region(quantity).text, role, quantity.evidence)
+    absent = "not measured at this scale" if role == "criterion" else "not run"
+    finding = Finding(
+        name,
+        quantity.what,
+        region(quantity).text,
+        role,
+        quantity.evidence,
+        state=UNRECORDED if quantity.evidence == "timed" else absent,
+        values=None,
+        shown="–",
+        estimate=None,
+        kind=quantity.kind or "" if isinstance(quantity, Control) else "",
+        source=quantity.source or "" if isinstance(quantity, Criterion) else "",
+    )
     if values is None:
-        absent = "not measured at this scale" if role == "criterion" else "not run"
-        return Finding(*about, UNRECORDED if quantity.evidence == "timed" else absent, None, "–", None)
+        return finding
     measured = estimate(quantity, values)
-    state = _state(quantity, region(quantity), measured)
     plain = (
         np.asarray(values, dtype=float).tolist()
         if quantity.statistic != "fisher"
         else [np.asarray(group, dtype=float).tolist() for group in values]
     )
-    return Finding(*about, state, plain, _shown(quantity, measured), measured)
+    return replace(
+        finding,
+        state=_state(quantity, region(quantity), measured),
+        values=plain,
+        shown=_shown(quantity, measured),
+        estimate=measured,
+    )
 
 
-def word(findings: Sequence[Finding]) -> tuple[Word, str]:
-    """The verdict on a claim's findings and its reason; the rule stands at the top of this module."""
+def word(findings: Sequence[Finding], check: bool = False) -> tuple[Word, str]:
+    """The verdict on a claim's or a check's findings and its reason; the rule stands at this module's top."""
+    said, reason = _word(findings)
+    if not check or said in (UNRECORDED, "beyond this scale"):
+        return said, reason
+    return ("holds", "as it must") if said == "reproduced" else ("fails", reason)
+
+
+def _word(findings: Sequence[Finding]) -> tuple[Word, str]:
     criteria = [f for f in findings if f.role == "criterion"]
+    controls = [f for f in findings if f.role == "control"]
     if all(c.state == UNRECORDED for c in criteria):
         return UNRECORDED, "no run is recorded under these criteria"
     if all(c.values is None for c in criteria):
@@ -250,6 +295,8 @@ def word(findings: Sequence[Finding]) -> tuple[Word, str]:
     for finding in findings:
         if finding.role != "criterion" and finding.state != "met":
             return "inconclusive", f"{finding.role} {finding.what}: {finding.words}"
+    if twins := _twins([*criteria, *controls]):
+        return "inconclusive", f"two arms with the very same numbers: {twins}"
     for state, settled in (
         ("violated", "not reproduced"),
         ("not measured at this scale", "beyond this scale"),
@@ -260,16 +307,30 @@ def word(findings: Sequence[Finding]) -> tuple[Word, str]:
     for criterion in criteria:
         if criterion.state != "met":
             return "inconclusive", f"{criterion.what}: {criterion.state}"
+    if controls and all(c.kind == "sanity" for c in controls):
+        return "inconclusive", "no baseline and no ablation measures what the claim is judged by"
     return "reproduced", "every criterion is met and every control fails, as it must"
+
+
+def _twins(findings: Sequence[Finding]) -> str:
+    """Two sampled quantities with the same number at every seed, if it is not one number at all of them."""
+    sampled = [f for f in findings if f.evidence == "recorded" and f.values and len(f.values) > 1]
+    for i, one in enumerate(sampled):
+        for other in sampled[i + 1 :]:
+            if one.values == other.values and any(value != one.values[0] for value in one.values):
+                return f"{one.what}; {other.what}"
+    return ""
 
 
 def digest(claim: Claim) -> str:
     """A short hash of what a claim is judged by: another one, and an older record says nothing about it.
 
-    Resolutions are left out: they change what is printed and no verdict.
+    Left out is what changes no measurement: how coarsely it is printed, where a threshold comes from, and
+    what kind of control one is, by which a recorded run is judged anew.
     """
+    left_out = {"resolution", "source", "kind", "of"}
     text = {
-        kind: {name: quantity.model_dump(exclude={"resolution"}) for name, quantity in named.items()}
+        kind: {name: quantity.model_dump(exclude=left_out) for name, quantity in named.items()}
         for kind, named in claim.quantities.items()
     }
     return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()[:16]

@@ -42,14 +42,14 @@ def recall(verdict: Verdict, face: Mapping[str, Any] | None, basis: str) -> Verd
         return verdict
     if face is None:
         findings = tuple(_unrecorded(finding) for finding in verdict.findings)
-        return replace(verdict, findings=findings, **_judged(findings))
+        return replace(verdict, findings=findings, **_judged(verdict, findings))
     then = {(f["role"], f["name"]): f["values"] for f in face["findings"]}
     quantities = verdict.claim.quantities
     findings = tuple(
         _recalled(finding, quantities[finding.role][finding.name], then[finding.role, finding.name])
         for finding in verdict.findings
     )
-    return replace(verdict, findings=findings, basis=basis, **_judged(findings))
+    return replace(verdict, findings=findings, basis=basis, **_judged(verdict, findings))
 
 
 def compare(quantity: Quantity, recorded: Any, here: Any) -> SpotCheck | None:
@@ -80,8 +80,9 @@ def _means(quantity: Quantity, recorded: np.ndarray, here: np.ndarray) -> SpotCh
         return AGREES
     expected, width = (rule.show(value, quantity.resolution) for value in (float(recorded.mean()), allowed))
     shown = rule.show(float(here.mean()), quantity.resolution)
+    seeds = f"{m} seed{'s' if m > 1 else ''}"
     return SpotCheck(
-        False, f"this run disagrees: its mean is {shown} ({m} seeds), expected {expected} ± {width}"
+        False, f"this run disagrees: its mean is {shown} ({seeds}), expected {expected} ± {width}"
     )
 
 
@@ -120,6 +121,6 @@ def _unrecorded(finding: Finding) -> Finding:
     return replace(finding, state=rule.UNRECORDED, values=None, estimate=None, shown="–", here=finding.values)
 
 
-def _judged(findings: Sequence[Finding]) -> dict[str, Any]:
-    word, reason = rule.word(findings)
+def _judged(verdict: Verdict, findings: Sequence[Finding]) -> dict[str, Any]:
+    word, reason = rule.word(findings, verdict.claim.check)
     return {"word": word, "reason": reason}

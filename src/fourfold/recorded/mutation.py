@@ -1,0 +1,266 @@
+"""Mutations: what becomes of a verdict when the mechanism's heart is taken out.
+
+A chapter's test file holds ``MUTATIONS``, pairs of a name in the paper's module and a replacement for it: the
+smallest change without which the paper would have nothing to say. `measure` runs the part of the page that
+judges a claim with the replacement in place, at a few seeds. The claim is *turned* when its word, from these
+seeds alone, is no longer "reproduced", and, where it depends on seeds, a criterion lies outside of what the
+recorded run makes likely. One that is not turned survives without its mechanism, and so is no finding about
+it: its card says "inconclusive". ``data/mutations.json`` keeps what came out. What rests on timings is left
+to the ablation that was timed beside it.
+"""
+
+
+import argparse
+import hashlib
+import importlib.util
+import inspect
+import json
+import multiprocessing
+import os
+import pkgutil
+import sys
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+from typing_extensions import TypedDict
+
+from fourfold.judging import card, records, rule, spot_check
+from fourfold.judging.records import Record
+from fourfold.recorded import evidence
+
+FILE = records.ROOT / "data" / "mutations.json"
+SEEDS = 4
+"""A mutated run has as many seeds: the fewest that a verdict needs."""
+
+
+class Outcome(TypedDict):
+    """What became of one claim under its mutation."""
+
+    mutation: str
+    words: str
+    """What was taken away."""
+    target: str
+    """What was replaced."""
+    word: rule.Word
+    reason: str
+    disagrees: str
+    """How a criterion differs from the recorded run; empty if none does."""
+    turned: bool
+    criteria: str
+    """A hash of what the claim is judged by."""
+    sources: str
+    """A hash of all that the numbers come from, and of the mutation."""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A replacement of one function, class or method of a paper's module."""
+
+    target: str
+    replacement: Callable[..., Any]
+
+    @property
+    def words(self) -> str:
+        """What is taken away: the first line of the replacement's docstring."""
+        return (inspect.getdoc(self.replacement) or "").partition("\n")[0]
+
+    @property
+    def sources(self) -> str:
+        """The text of the replacement."""
+        return inspect.getsource(self.replacement)
+
+
+def of(record: Record) -> dict[str, Mutation]:
+    """The mutations of a chapter, by name.
+
+    Raises:
+        ValueError: for a mutation without a docstring, or with a target that is not there.
+    """
+    tests = _test_file(record)
+    paper = f"fourfold.{record.part}.{record.slug}"
+    found = {}
+    for target, replacement in getattr(tests, "MUTATIONS", ()):
+        whole = target if target.startswith("fourfold.") else f"{paper}.{target}"
+        mutation = Mutation(whole, replacement)
+        if not mutation.words:
+            raise ValueError(
+                f"{record.slug}: mutation {replacement.__name__} does not say what it takes away"
+            )
+        try:
+            pkgutil.resolve_name(whole)
+        except AttributeError as error:
+            raise ValueError(
+                f"{record.slug}: mutation {replacement.__name__} replaces {whole}: {error}"
+            ) from error
+        found[replacement.__name__] = mutation
+    return found
+
+
+def named(record: Record, exact: bool = False) -> dict[str, list[str]]:
+    """mutation -> the claims that name it. With ``exact`` only those that depend on no seed.
+
+    Raises:
+        ValueError: if a claim names a mutation that the test file does not have.
+    """
+    known = of(record)
+    wanted: dict[str, list[str]] = {}
+    for claim in record.claims:
+        if claim.mutation is None or "timed" in claim.evidence or (exact and claim.evidence != ["exact"]):
+            continue
+        if claim.mutation not in known:
+            raise ValueError(
+                f"{record.slug} {claim.id}: no mutation {claim.mutation!r} among {', '.join(known) or 'none'}"
+            )
+        wanted.setdefault(claim.mutation, []).append(claim.id)
+    return wanted
+
+
+def measure(slug: str, mutation: str, claims: Collection[str]) -> dict[str, Outcome]:
+    """Judge these claims of a chapter with one of its mutations in place. Changes this process for good."""
+    from fourfold import chapter
+    from fourfold.recorded import slicing, sources
+
+    record = records.load(slug)
+    change = of(record)[mutation]
+    judged: dict[str, card.Verdict] = {}
+
+    def judge(self: chapter.Chapter, claim_id: str, *args: Any, **kwargs: Any) -> card.Verdict:
+        judged[claim_id] = card.judge(self.record, claim_id, *args, **kwargs)
+        return judged[claim_id]
+
+    code = slicing.slice_for(sources.experiment(record.notebook), claims)
+    parameters = _few_seeds(record)
+    with mock.patch.object(chapter.Chapter, "judge", judge), mock.patch(change.target, change.replacement):
+        exec(compile(code, f"{slug} under {mutation}", "exec"), {"__name__": "__main__", **parameters})
+    run = evidence.read(slug, "recorded")
+    return {
+        claim: _outcome(record, mutation, change, judged[claim], evidence.face(record, run, claim))
+        for claim in claims
+    }
+
+
+def _outcome(
+    record: Record,
+    name: str,
+    change: Mutation,
+    verdict: card.Verdict,
+    recorded: Mapping[str, Any] | None,
+) -> Outcome:
+    differences = [
+        finding.spot_check.words
+        for finding in spot_check.recall(verdict, recorded, "").findings
+        if finding.role == "criterion" and finding.spot_check and finding.spot_check.agrees is False
+    ]
+    return Outcome(
+        mutation=name,
+        words=change.words,
+        target=change.target,
+        word=verdict.word,
+        reason=verdict.reason,
+        disagrees="; ".join(differences),
+        turned=verdict.word != "reproduced" and (verdict.claim.evidence == ["exact"] or bool(differences)),
+        criteria=rule.digest(verdict.claim),
+        sources=sources_of(record, change),
+    )
+
+
+def sources_of(record: Record, change: Mutation) -> str:
+    """A hash of all that the chapter's numbers come from, and of one mutation."""
+    text = json.dumps([evidence.sources(record.slug), change.target, change.sources], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _few_seeds(record: Record) -> dict[str, Any]:
+    """The quick parameters, with `SEEDS` seeds."""
+    values = record.values("quick")
+    for name, spec in record.parameters.items():
+        if spec.type == "int" and spec.recorded is not None:
+            values[name] = max(SEEDS, spec.quick)
+    return values
+
+
+def read() -> dict[str, dict[str, Outcome]]:
+    """slug -> claim -> what became of it. Raises ``RecordError`` naming file and field if a file is wrong."""
+    return records.read_run(FILE, dict[str, dict[str, Outcome]]) if FILE.is_file() else {}
+
+
+def tell(verdict: card.Verdict, outcomes: Mapping[str, Mapping[str, Outcome]]) -> card.Verdict:
+    """A verdict with what became of it without its mechanism: a claim that survives that is not told."""
+    claim = verdict.claim
+    if verdict.word != "reproduced" or claim.mutation is None or "timed" in claim.evidence:
+        return verdict
+    outcome = outcomes.get(verdict.paper, {}).get(claim.id)
+    if outcome is None or (outcome["mutation"], outcome["criteria"]) != (claim.mutation, rule.digest(claim)):
+        return replace(verdict, mutation="What becomes of it without its mechanism has not been run.")
+    without = outcome["words"].rstrip(".")
+    if not outcome["turned"]:
+        return replace(verdict, word="inconclusive", reason=f"it survives without its mechanism ({without})")
+    return replace(verdict, mutation=f"Without its mechanism ({without}): {outcome['word']}.")
+
+
+def run(slugs: Collection[str], exact: bool = False) -> dict[str, dict[str, Outcome]]:
+    """What becomes of the claims of these chapters: one process a mutation, as many at once as cores.
+
+    Raises:
+        ValueError: if a chapter cannot run under a mutation: it then says nothing.
+    """
+    wanted = [(slug, *item) for slug in slugs for item in named(records.load(slug), exact).items()]
+    found: dict[str, dict[str, Outcome]] = {slug: {} for slug in slugs}
+    # A process for each: a patched module must not be seen by the next. Each has one thread.
+    with ProcessPoolExecutor(
+        os.cpu_count(),
+        mp_context=multiprocessing.get_context("spawn"),
+        max_tasks_per_child=1,
+    ) as pool:
+        running = {pool.submit(measure, *job): job for job in wanted}
+        for future, (slug, mutation, _) in running.items():
+            try:
+                found[slug] |= future.result()
+            except Exception as error:
+                raise ValueError(f"{slug} does not run under its mutation {mutation}: {error}") from error
+    return found
+
+
+def keep(found: Mapping[str, Mapping[str, Outcome]]) -> None:
+    """Write what came out for these chapters beside what is known of the others."""
+    everything = read() | {slug: dict(claims) for slug, claims in found.items()}
+    text = json.dumps(dict(sorted(everything.items())), indent=1, ensure_ascii=False)
+    FILE.write_text(text + "\n", encoding="utf-8")
+
+
+def _test_file(record: Record) -> ModuleType:
+    path = records.ROOT / "tests" / record.part / f"test_{record.slug}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def main() -> None:
+    """The command line; a claim that survives is shown, and is no error."""
+    parser = argparse.ArgumentParser(prog="python -m fourfold.recorded.mutation", description=__doc__)
+    parser.add_argument("slug", nargs="*", help="chapters; all if none is named")
+    parser.add_argument("--exact", action="store_true", help="only what depends on no seed; nothing is kept")
+    given = parser.parse_args()
+    slugs = given.slug or [record.slug for record in records.chapters()]
+    try:
+        found = run(slugs, given.exact)
+    except (ValueError, OSError) as error:
+        sys.exit(f"mutations: {error}")
+    for slug, claims in found.items():
+        for claim, outcome in claims.items():
+            fate = "turned" if outcome["turned"] else "SURVIVES"
+            print(f"{slug} {claim} {outcome['mutation']}: {fate}: {outcome['word']}: {outcome['reason']}")
+    if not given.exact:
+        keep(found)
+
+
+if __name__ == "__main__":
+    main()
