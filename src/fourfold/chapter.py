@@ -11,7 +11,7 @@ from typing import Any
 
 from fourfold import training
 from fourfold.judging import card, parameters, records, spot_check
-from fourfold.recorded import evidence, mutation
+from fourfold.recorded import evidence, survival
 from fourfold.recorded.machine import machine
 
 
@@ -32,7 +32,7 @@ class Chapter:
     ) -> card.Verdict:
         """Judge one claim of this chapter's paper.
 
-        As `card.judge` does, and in a build also `spot_check.recall` and `mutation.tell`.
+        As `card.judge` does, and in a build also `spot_check.recall` and `survival.tell`.
         """
         verdict = card.judge(self.record, claim_id, criteria, controls, conditions, profile=self.profile)
         if self.profile != "quick":
@@ -40,7 +40,7 @@ class Chapter:
         run = self.recorded_run()
         basis = run and f"Recorded: {evidence.about(run)}."
         verdict = spot_check.recall(verdict, evidence.face(self.record, run, claim_id), basis or "")
-        return mutation.tell(verdict, mutation.read())
+        return survival.tell(verdict, survival.read())
 
     def keep(self, name: str, data: Any) -> "Kept":
         """Results that the book wants from a full run: made of dicts, lists, numbers, text and None."""

@@ -74,13 +74,18 @@ def keep(slug: str, tier: Tier, notebook: Path) -> Path:
     """Write a recorded run from a chapter executed at its parameters of this tier.
 
     Raises:
-        ValueError: if the notebook failed, or ran with other parameters.
+        ValueError: if the notebook failed, ran with other parameters, or before its criteria were committed.
     """
     from fourfold.recorded import executed
 
     (run,) = executed.faces(notebook, "run")
     if run["profile"] != tier:
         raise ValueError(f"{slug} ran with {run['profile']} parameters; data/{tier} keeps {tier} ones")
+    if run["commit"] is None:
+        raise ValueError(
+            f"{slug} ran while code or criteria were not committed: commit them first, so that everybody "
+            "sees that they were there before the result"
+        )
     entry = {
         **{key: value for key, value in run.items() if key != "kind"},
         "seconds": round(executed.seconds(notebook)),

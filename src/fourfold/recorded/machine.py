@@ -2,11 +2,17 @@
 
 import os
 import platform
+import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import NotRequired
 
 from typing_extensions import TypedDict
 
+from fourfold.judging import records
+
+JUDGING = ("src", "benchmarks", "data/papers", ":(glob)notebooks/**/*.md")
+"""What a run's numbers and verdicts come from."""
 VERSIONS = ("torch", "numpy", "scipy", "scikit-learn")
 
 
@@ -18,17 +24,33 @@ class Machine(TypedDict):
     python: str
     versions: dict[str, str]
     started: str
+    commit: NotRequired[str | None]
+    """What was checked out; None if code or criteria were not committed, or nothing says so."""
 
 
 def machine() -> Machine:
-    """Processor, cores, Python and library versions, and the time (UTC)."""
+    """Processor, cores, Python and library versions, the time (UTC) and the commit."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in VERSIONS},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(records.ROOT), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *JUDGING)
+        return None if changed else git("rev-parse", "HEAD")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _processor() -> str:
