@@ -20,7 +20,7 @@ CHEAP = notebooks/frequency/gaunt_tensor_product.ipynb notebooks/optics/holobeam
 # One lock for every Python from the oldest on and for every platform; what only some need says so behind a semicolon.
 RESOLVE = uv pip compile --quiet --python .venv/bin/python --universal --python-version 3.11.2 --no-header --no-annotate
 
-.PHONY: help book test chapter record full sweep bench faults sync new serve lock audit clean
+.PHONY: help book test chapter record full mutate sweep bench faults sync new serve lock audit clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 24
@@ -70,6 +70,9 @@ record: need-name ## run one chapter at twenty seeds and keep the evidence for i
 full: need-name ## run one chapter at its full parameters and record it: NAME=convsharevit
 	$(BUILD) --force _build/full/$(NAME).ipynb
 	python -m fourfold.book keep $(NAME) full _build/full/$(NAME).ipynb
+
+mutate: $(READY) ## take out each mechanism's heart and see which verdicts turn; NAME=convsharevit: of one chapter
+	python -m fourfold.recorded.mutation $(NAME)
 
 sweep: $(READY) ## run one chapter over a grid of parameters and record the table: FILE=sweeps/convsharevit.yml
 	@test -n "$(FILE)" || { echo "say which sweep: make sweep FILE=sweeps/convsharevit.yml" >&2; exit 2; }

@@ -40,7 +40,7 @@ class Chapter:
         run = self.recorded_run()
         basis = run and f"Recorded: {evidence.about(run)}."
         verdict = spot_check.recall(verdict, evidence.face(self.record, run, claim_id), basis or "")
-        return survival.tell(verdict, survival.read())
+        return survival.tell(verdict, survival.read(self.record.slug))
 
     def keep(self, name: str, data: Any) -> "Kept":
         """Results that the book wants from a full run: made of dicts, lists, numbers, text and None."""

@@ -13,14 +13,17 @@ from fourfold.book import ledger_page
 from fourfold.judging import records, rule
 
 
-def claim(part, slug, name, verdict, full="", full_stale="", evidence="exact", stale=""):
+def claim(part, slug, name, verdict, full="", full_stale="", evidence="exact", stale="", before=""):
     return {
         "part": part,
         "paper": f"{slug}: a <title>",
         "slug": slug,
         "claim": name,
         "statement": f"Statement & {name} of {slug}.",
+        "kind": "count",
+        "expected": "",
         "verdict": verdict,
+        "before": before,
         "measured": "0.5; 3" if verdict in rule.VERDICTS else "",
         "evidence": evidence if verdict in rule.VERDICTS else "",
         "stale": stale,
@@ -42,6 +45,7 @@ def table():
                 "reproduced",
                 evidence="exact + recorded",
                 stale="x",
+                before="reproduced",
             ),
             claim("optics", "b", "C1", rule.UNJUDGED),
             *(claim(part, part, "C1", "beyond this scale") for part in records.PARTS if part != "optics"),
@@ -79,6 +83,8 @@ def test_every_claim_is_one_row_with_an_address_of_its_own(table):
     assert "stale: light, notebook changed since" in first.get_text()
     assert "exact + recorded" in rows[1].get_text()
     assert "stale: x changed since" in rows[1].get_text()
+    assert "was reproduced" in rows[1].get_text()
+    assert "was" not in first.get_text()
     assert first.select_one(".permalink")["href"] == "#a-C1"
     assert "Statement & C1 of a." in first.get_text()
     assert "measured: 0.5; 3" in first.get_text()

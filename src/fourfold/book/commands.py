@@ -183,7 +183,7 @@ def new(slug: str) -> list[Path]:
 
 
 def check() -> None:
-    """Say which pages did not run to their end.
+    """Say which pages did not run to their end, and which checks of our own rebuilding fail.
 
     Raises:
         ValueError: if there is one.
@@ -191,6 +191,15 @@ def check() -> None:
     if failed := html.failures():
         lines = "\n".join(f"  {page}: {why}" for page, why in failed.items())
         raise ValueError(f"did not run to their end, the rest of the book is built:\n{lines}")
+    failing = [
+        f"{face['paper']} {face['claim']}: {face['reason']}"
+        for run in map(executed.of, records.chapters())
+        if run.is_file()
+        for face in executed.faces(run, "verdict")
+        if face["verdict"] == "fails"
+    ]
+    if failing:
+        raise ValueError("\n  ".join(["checks of the rebuilding that fail:", *failing]))
 
 
 def main() -> None:

@@ -51,8 +51,9 @@ def collect(
         failed: slugs of the chapters that did not run to their end.
 
     Returns:
-        Columns part, paper, slug, claim, statement, verdict, evidence, measured, stale (what changed since
-        its seeds were recorded), full (the full run's verdict), full_stale.
+        Columns part, paper, slug, claim, kind, statement, expected (the word), verdict, before (the word it
+        had last), evidence, measured, stale (what changed since its seeds were recorded), full (the full
+        run's verdict), full_stale.
 
     Raises:
         ValueError: if a chapter ran and a claim with criteria was never judged, or was judged twice.
@@ -81,8 +82,11 @@ def collect(
                     "paper": record.title,
                     "slug": record.slug,
                     "claim": claim.id,
+                    "kind": "check" if claim.check else claim.kind or "",
                     "statement": claim.statement,
+                    "expected": claim.expected.word if claim.expected else "",
                     "verdict": word,
+                    "before": claim.before[-1].word if claim.before else "",
                     "evidence": " + ".join(claim.evidence) if face else "",
                     "measured": "; ".join(f["shown"] for f in face["findings"] if f["role"] == "criterion")
                     if face
@@ -105,9 +109,34 @@ def downloads(table: pd.DataFrame) -> dict[str, str]:
 
 
 def words(table: pd.DataFrame) -> list[str]:
-    """What can stand in the place of a verdict here; what should not be there only where it is."""
-    amiss = [word for word in (rule.UNRECORDED, rule.FAILED) if (table.verdict == word).any()]
-    return [*rule.VERDICTS, rule.UNJUDGED, *amiss]
+    """What can stand in the place of a verdict here; what should not be there only where it is.
+
+    Checks of our own rebuilding come last: they are no claims of a paper.
+    """
+    there = [word for word in (rule.UNRECORDED, rule.FAILED, *rule.CHECKED) if (table.verdict == word).any()]
+    return [*rule.VERDICTS, rule.UNJUDGED, *there]
+
+
+CLAUSES = ("in the abstracts", "carried by a claim", "judged", "reproduced")
+
+
+def clauses(everything: Sequence[Record], table: pd.DataFrame) -> pd.DataFrame:
+    """How many clauses of the papers' abstracts are carried, judged and reproduced, by part; their sum last.
+
+    A clause is judged when one of the claims that carry it is reproduced or not, and reproduced when all are.
+    """
+    verdicts = table.set_index(["slug", "claim"]).verdict
+    rows = []
+    for record in everything:
+        for clause in record.abstract:
+            said = [verdicts[record.slug, claim] for claim in clause.claims]
+            judged = any(word in ("reproduced", "not reproduced") for word in said)
+            held = bool(said) and all(word == "reproduced" for word in said)
+            rows.append([record.part, 1, bool(said), judged, held])
+    counted = pd.DataFrame(rows, columns=["part", *CLAUSES]).groupby("part")[list(CLAUSES)].sum().astype(int)
+    counted = counted.reindex(records.PARTS, fill_value=0)
+    counted.loc["all"] = counted.sum()
+    return counted.rename_axis(None)
 
 
 def counts(table: pd.DataFrame) -> str:
@@ -194,13 +223,14 @@ def _row(claim: Any) -> str:
     place = f"{claim.slug}-{claim.claim}"
     measured = f"<small>measured: {escape(claim.measured)}</small>" if claim.measured else ""
     full = f"{_word(claim.full)}{_old(claim.full_stale)}" if claim.full else "–"
+    before = f"<small>was {claim.before}</small>" if claim.before not in ("", claim.verdict) else ""
     return (
         f"<tr id='{place}' data-part='{claim.part}' data-paper='{claim.slug}' data-verdict='{claim.verdict}' "
         f"data-full='{claim.full or 'none'}'{' data-stale' if claim.full_stale else ''}>"
         f"<td>{claim.part}</td><td>{escape(short(claim.paper))}</td>"
         f"<td>{_to_chapter(claim, claim.claim)} <a class='permalink' href='#{place}' "
         f"aria-label='Link to {claim.claim} in this table'>#</a></td>"
-        f"<td>{escape(claim.statement)}{measured}</td><td>{_word(claim.verdict)}{_old(claim.stale)}</td>"
+        f"<td>{escape(claim.statement)}{measured}</td><td>{_word(claim.verdict)}{before}{_old(claim.stale)}</td>"
         f"<td>{claim.evidence or '–'}</td><td>{full}</td></tr>"
     )
 

@@ -105,7 +105,7 @@ def _row(finding: Finding) -> str:
     role = "" if finding.role == "criterion" else f"{finding.role.capitalize()}: "
     if finding.kind:
         role = f"{finding.kind.capitalize()}: "
-    source = f"<br><small>{html.escape(finding.source)}</small>" if finding.source else ""
+    source = f"<small>{html.escape(finding.source)}</small>" if finding.source else ""
     check = html.escape(f": {finding.spot_check.words}") if finding.spot_check else ""
     return (
         f"<tr class='{finding.role}'><th scope='row'>{role}{what}</th>"

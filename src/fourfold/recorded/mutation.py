@@ -5,7 +5,7 @@ smallest change without which the paper would have nothing to say. `measure` run
 judges a claim with the replacement in place, at a few seeds. The claim is *turned* when its word, from these
 seeds alone, is no longer "reproduced", and, where it depends on seeds, a criterion lies outside of what the
 recorded run makes likely. One that is not turned survives without its mechanism, and so is no finding about
-it: its card says "inconclusive". ``data/mutations.json`` keeps what came out. What rests on timings is left
+it: its card says "inconclusive". ``data/mutations`` keeps what came out. What rests on timings is left
 to the ablation that was timed beside it.
 """
 
@@ -27,8 +27,8 @@ from unittest import mock
 
 from fourfold.judging import card, records, rule, spot_check
 from fourfold.judging.records import Record
-from fourfold.recorded import evidence
-from fourfold.recorded.survival import FILE, Outcome, read
+from fourfold.recorded import evidence, survival
+from fourfold.recorded.survival import Outcome
 
 SEEDS = 4
 """A mutated run has as many seeds: the fewest that a verdict needs."""
@@ -184,11 +184,11 @@ def run(slugs: Collection[str], exact: bool = False) -> dict[str, dict[str, Outc
     return found
 
 
-def keep(found: Mapping[str, Mapping[str, Outcome]]) -> None:
-    """Write what came out for these chapters beside what is known of the others."""
-    everything = read() | {slug: dict(claims) for slug, claims in found.items()}
-    text = json.dumps(dict(sorted(everything.items())), indent=1, ensure_ascii=False)
-    FILE.write_text(text + "\n", encoding="utf-8")
+def keep(slug: str, outcomes: Mapping[str, Outcome]) -> None:
+    """Write what became of a chapter's claims."""
+    file = survival.path(slug)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(outcomes, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _test_file(record: Record) -> ModuleType:
@@ -217,8 +217,8 @@ def main() -> None:
         for claim, outcome in claims.items():
             fate = "turned" if outcome["turned"] else "SURVIVES"
             print(f"{slug} {claim} {outcome['mutation']}: {fate}: {outcome['word']}: {outcome['reason']}")
-    if not given.exact:
-        keep(found)
+        if not given.exact:
+            keep(slug, claims)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
+import pandas as pd
 from typing_extensions import TypedDict
 
 from fourfold.judging import card, records, rule
 
-FILE = records.ROOT / "data" / "mutations.json"
+DATA = records.ROOT / "data" / "mutations"
 
 
 class Outcome(TypedDict):
@@ -29,20 +31,44 @@ class Outcome(TypedDict):
     """A hash of all that the numbers come from, and of the mutation."""
 
 
-def read() -> dict[str, dict[str, Outcome]]:
-    """slug -> claim -> what became of it. Raises ``RecordError`` naming file and field if a file is wrong."""
-    return records.read_run(FILE, dict[str, dict[str, Outcome]]) if FILE.is_file() else {}
+def path(slug: str) -> Path:
+    """Where it is kept what became of a chapter's claims."""
+    return DATA / f"{slug}.json"
 
 
-def tell(verdict: card.Verdict, outcomes: Mapping[str, Mapping[str, Outcome]]) -> card.Verdict:
+def read(slug: str) -> dict[str, Outcome]:
+    """claim -> what became of it. Raises ``RecordError`` naming file and field if the file is wrong."""
+    file = path(slug)
+    return records.read_run(file, dict[str, Outcome]) if file.is_file() else {}
+
+
+def tell(verdict: card.Verdict, outcomes: Mapping[str, Outcome]) -> card.Verdict:
     """A verdict with what became of it without its mechanism: a claim that survives that is not told."""
     claim = verdict.claim
     if verdict.word != "reproduced" or claim.mutation is None or "timed" in claim.evidence:
         return verdict
-    outcome = outcomes.get(verdict.paper, {}).get(claim.id)
+    outcome = outcomes.get(claim.id)
     if outcome is None or (outcome["mutation"], outcome["criteria"]) != (claim.mutation, rule.digest(claim)):
         return replace(verdict, mutation="What becomes of it without its mechanism has not been run.")
     without = outcome["words"].rstrip(".")
     if not outcome["turned"]:
         return replace(verdict, word="inconclusive", reason=f"it survives without its mechanism ({without})")
     return replace(verdict, mutation=f"Without its mechanism ({without}): {outcome['word']}.")
+
+
+def table() -> pd.DataFrame:
+    """A row for each claim under its mutation: what was taken away, and what became of the verdict."""
+    rows = [
+        (
+            record.slug,
+            claim,
+            outcome["words"],
+            outcome["target"].removeprefix("fourfold."),
+            outcome["word"],
+            outcome["turned"],
+        )
+        for record in records.chapters()
+        for claim, outcome in read(record.slug).items()
+    ]
+    columns = ["paper", "claim", "what was taken away", "by replacing", "verdict without it", "turned"]
+    return pd.DataFrame(rows, columns=columns)
