@@ -85,6 +85,82 @@ def test_wrong_threshold_is_named(tmp_path):
         records.read(written(tmp_path, claims=[claim]))
 
 
+CRITERIA = {"gain": {"what": "gain", "statistic": "mean", "resolution": 0.1, "reproduced_if": ">= 0.5"}}
+
+
+def claim(**changes):
+    return {"id": "C1", "statement": "It works well.", "criteria": CRITERIA} | changes
+
+
+def test_a_control_of_a_criterion_measures_it_and_fails_outside_of_its_region(tmp_path):
+    controls = {"blur": {"kind": "baseline", "of": "gain", "what": "the same for a blur"}}
+    seed = GOOD["parameters"]["seed"]
+    parameters = {"seed": seed, "seeds": seed | {"recorded": 9}}
+    made = claim(controls=controls)
+    blur = records.read(written(tmp_path, claims=[made], parameters=parameters)).claim("C1").controls["blur"]
+    assert (blur.statistic, blur.resolution, str(blur.fails_if)) == ("mean", 0.1, "< 0.5")
+    stricter = claim(controls={"blur": controls["blur"] | {"fails_if": "< 0.2"}})
+    record = records.read(written(tmp_path, claims=[stricter], parameters=parameters))
+    assert str(record.claim("C1").controls["blur"].fails_if) == "< 0.2"
+
+
+CONTROL = {"kind": "baseline", "of": "gain", "what": "a blur"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"controls": {"blur": CONTROL | {"fails_if": "< 0.6"}}}, "may fail where gain is met: < 0.6"),
+        ({"controls": {"blur": CONTROL | {"of": "loss"}}}, "is of 'loss'; the criteria are gain"),
+        ({"controls": {"blur": CONTROL | {"kind": "sanity"}}}, "says which criterion"),
+        (
+            {
+                "controls": {
+                    "blur": {"kind": "ablation", "what": "a", "resolution": 1, "fails_if": "< 1"},
+                }
+            },
+            "says which criterion",
+        ),
+        ({"check": True, "mutation": "none"}, "a check has criteria, and neither"),
+        ({"check": True, "criteria": {}}, "a check has criteria, and neither"),
+        ({"controls": {"blur": CONTROL}, "kind": "belief"}, "'identity', 'property'"),
+        ({"controls": {"blur": CONTROL}, "expected": {"word": "true", "basis": "A pilot."}}, "'reproduced'"),
+        (
+            {
+                "controls": {"blur": CONTROL},
+                "criteria": {"gain": CRITERIA["gain"] | {"source": "we like it"}},
+            },
+            "pattern",
+        ),
+    ],
+)
+def test_what_a_claim_cannot_be_is_refused(tmp_path, changes, expected):
+    with pytest.raises(RecordError) as error:
+        records.read(written(tmp_path, claims=[claim(**changes)]))
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("clause", "expected"),
+    [
+        ({"clause": "It works well.", "claims": ["C1"]}, None),
+        ({"clause": "It is loved.", "why_not": "Nobody was asked."}, None),
+        ({"clause": "It works well."}, "one of the two"),
+        ({"clause": "It works well.", "claims": ["C1"], "why_not": "Too hard to say."}, "one of the two"),
+        ({"clause": "It works well.", "claims": ["C2"]}, "names C2, which is no claim"),
+        ({"clause": "It works well.", "claims": ["C3"]}, "only checks our rebuilding"),
+    ],
+)
+def test_a_clause_is_carried_by_claims_or_says_why_not(tmp_path, clause, expected):
+    check = {**GOOD["claims"][0], "id": "C3", "check": True}
+    path = written(tmp_path, abstract=[clause], claims=[*GOOD["claims"], check])
+    if expected is None:
+        assert records.read(path).abstract[0].clause == clause["clause"]
+        return
+    with pytest.raises(RecordError, match=expected):
+        records.read(path)
+
+
 def test_broken_yaml_and_missing_record(tmp_path):
     path = tmp_path / "a_paper.yml"
     path.write_text("slug: [", encoding="utf-8")
@@ -138,6 +214,17 @@ def test_interval_is_never_both_inside_and_disjoint(low, width, relation, number
     region = Region(f"{relation} {number}")
     high = low + width
     assert not (low in region and high in region and region.disjoint(low, high))
+
+
+@given(st.floats(-9, 9), st.floats(0, 9), st.sampled_from(["<= 1", "< 1", "> 1", "== 1", "in [0, 2]"]))
+def test_the_complement_holds_what_the_region_does_not(low, width, text):
+    region = Region(text)
+    other = Region(region.complement)
+    assert Region(other.complement).covers(low, low + width) == region.covers(low, low + width)
+    assert other.covers(low, low + width) == region.disjoint(low, low + width)
+    assert region.apart_from(other)
+    assert other.apart_from(region)
+    assert not region.apart_from(region)
 
 
 def test_every_record_is_valid_and_every_paper_has_one():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import date
 
 import nbformat
 import numpy as np
@@ -13,7 +14,17 @@ from scipy import stats
 from fourfold.book import ledger_page
 from fourfold.judging import rule
 from fourfold.judging.card import judge
-from fourfold.judging.records import Claim, Condition, Control, Criterion, Parameter, Record
+from fourfold.judging.records import (
+    Claim,
+    Clause,
+    Condition,
+    Control,
+    Criterion,
+    Earlier,
+    Expected,
+    Parameter,
+    Record,
+)
 from fourfold.recorded import executed
 
 
@@ -81,11 +92,10 @@ ROUNDS = {"reproduced_if": ">= 2", "statistic": "median"}
         (SHARE, [True] * 20, "reproduced"),
         (SHARE, [True, True, True, True], "inconclusive"),  # 4 of 4 allows a share of 0.4
         (SHARE, [False] * 20, "not reproduced"),
-        (ROUNDS, [2.1, 2.2, 2.3, 2.4, 2.5, 2.6], "reproduced"),
-        (ROUNDS, [1.9, 2.2, 2.3, 2.4, 2.5, 2.6], "inconclusive"),  # of six rounds the interval has all
-        (ROUNDS, [1.0, 2.1, 2.2, 2.3, 2.4, 2.5, 2.6, 2.7, 2.8], "reproduced"),  # of nine all but the ends
-        (ROUNDS, [1.0] * 15, "not reproduced"),
-        (ROUNDS, [2.5] * 5, "inconclusive"),  # five have no 95 % interval
+        (ROUNDS, [1.0] * 5 + [2.5] * 15, "reproduced"),  # the interval leaves out five at either end
+        (ROUNDS, [1.0] * 6 + [2.5] * 14, "inconclusive"),
+        (ROUNDS, [1.0] * 30, "not reproduced"),
+        (ROUNDS, [2.5] * 15, "inconclusive"),  # the rounds of one run alone
         (ROUNDS, None, "not recorded yet"),
     ],
 )
@@ -171,6 +181,65 @@ def test_violated_outranks_unmeasured_and_unmeasured_outranks_open():
     assert judged(None, [1.0]) == "beyond this scale"
     assert judged(0.0, [1.0]) == "inconclusive"
     assert judged(math.nan, [0.1] * 4) == "not reproduced"
+
+
+GAIN = {"statistic": "mean", "reproduced_if": ">= 0.5"}
+LOW = {"statistic": "mean", "fails_if": "< 0.5"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("baseline", "reproduced"), ("ablation", "reproduced"), ("sanity", "inconclusive")],
+)
+def test_a_sanity_control_earns_nothing(kind, expected):
+    of = None if kind == "sanity" else "a"
+    made = record(GAIN, LOW | {"kind": kind, "of": of})
+    verdict = judge(made, "C1", {"a": [0.9, 0.8, 0.9, 0.8]}, {"broken": [0.1, 0.2, 0.1, 0.1]})
+    assert verdict.word == expected
+    assert f"{kind.capitalize()}: broken" in verdict.to_html()
+
+
+def test_two_arms_with_the_very_same_numbers_are_refused():
+    values = [0.9, 0.8, 0.9, 0.8]
+    twins = {"b": Criterion(what="b", resolution=0.01, statistic="mean", reproduced_if="> 0")}
+    made = record(GAIN, LOW, **twins)
+    control = {"broken": [0.1, 0.2, 0.1, 0.1]}
+    verdict = judge(made, "C1", {"a": values, "b": list(values)}, control)
+    assert (verdict.word, verdict.reason) == ("inconclusive", "two arms with the very same numbers: a; b")
+    # What is the same number at every seed may well be that number of both.
+    assert judge(made, "C1", {"a": [1.0] * 4, "b": [1.0] * 4}, control).word == "reproduced"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [(0.0, "holds"), (0.2, "fails"), (math.nan, "fails"), (None, "beyond this scale")]
+)
+def test_a_check_holds_or_fails_and_needs_no_control(values, expected):
+    made = record(EXACT)
+    check = Claim(id="C1", statement="It adds up.", check=True, criteria=made.claim("C1").criteria)
+    made = made.model_copy(update={"claims": [check]})
+    verdict = judge(made, "C1", {"a": values}, {})
+    assert verdict.word == expected
+    assert f"check: {expected}" in verdict.to_html()
+
+
+def test_a_card_tells_clause_source_expectation_and_what_it_was_before():
+    made = record(EXACT | {"source": "paper: Table 2"})
+    claim = made.claim("C1").model_copy(
+        update={
+            "expected": Expected(word="reproduced", basis="There is a proof."),
+            "before": [Earlier(word="inconclusive", date=date(2026, 1, 2), why="A control was wrong.")],
+        }
+    )
+    clause = Clause(clause="It is the best.", claims=["C1"])
+    made = made.model_copy(update={"claims": [claim], "abstract": [clause]})
+    html = judge(made, "C1", {"a": 0.0}, {"broken": 1.0}).to_html()
+    for words in (
+        "The abstract: It is the best.",
+        "<small>paper: Table 2</small>",
+        "Expected before the run that judges: reproduced. There is a proof.",
+        "Until 2026-01-02 it was inconclusive. A control was wrong.",
+    ):
+        assert words in html
 
 
 def test_fisher_against_scipy_and_with_too_few_seeds():

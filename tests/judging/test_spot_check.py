@@ -119,7 +119,7 @@ def test_what_no_quick_run_can_measure_needs_no_record_to_say_so():
 
 
 def test_claims_without_seeds_are_left_as_they_are():
-    for claim, values in (("C2", {"count": 3}), ("C3", {"ratio": [3.0] * 7})):
+    for claim, values in (("C2", {"count": 3}), ("C3", {"ratio": [3.0] * 20})):
         verdict = judge(RECORD, claim, values, {"none": 0})
         assert verdict.word == "reproduced"
         assert recalled(verdict) is verdict

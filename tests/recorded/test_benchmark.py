@@ -1,6 +1,7 @@
 """The benchmark room: times in turns, ratios within a turn, peak memory, a record that knows its age."""
 
 import json
+from datetime import datetime, timedelta
 
 import pytest
 import torch
@@ -63,3 +64,38 @@ def test_a_record_says_where_it_was_measured_and_what_has_changed_since(tmp_path
     assert benchmark.load("race")["stale"] == []
     script.write_text("from fourfold.bench4f.camera import Noise\nROUNDS = Noise, 6\n")
     assert benchmark.load("race")["stale"] == ["script"]
+
+
+def started(path, hours):
+    """The record as if it had been made so many hours before."""
+    entry = json.loads(path.read_text())
+    then = datetime.fromisoformat(entry["started"]) - timedelta(hours=hours)
+    path.write_text(json.dumps(entry | {"started": then.isoformat()}))
+
+
+def test_two_runs_an_hour_apart_are_judged_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "RECORDS", tmp_path / "records")
+    monkeypatch.setattr(benchmark, "SCRIPTS", tmp_path)
+    (tmp_path / "race.py").write_text("ROUNDS = 2\n")
+
+    def keep(*rounds):
+        rows = [{"shape": [1, 2], "ratio": {"median": rounds[0], "rounds": list(rounds)}}]
+        return benchmark.keep("race", rows)
+
+    def rounds():
+        return benchmark.load("race")["rows"][0]["ratio"]["rounds"]
+
+    path = keep(1.0, 2.0)
+    assert rounds() == [1, 2]
+    keep(3.0, 4.0)  # at once: it takes the other's place
+    assert rounds() == [3, 4]
+    started(path, 2)
+    keep(5.0, 6.0)
+    assert rounds() == [5, 6, 3, 4]
+    assert benchmark.load("race")["rows"][0]["shape"] == [1, 2]
+    keep(7.0, 8.0)  # at once: in the place of the latest, beside the same earlier one
+    assert rounds() == [7, 8, 3, 4]
+    started(path, 2)
+    (tmp_path / "race.py").write_text("ROUNDS = 3\n")
+    keep(9.0)
+    assert rounds() == [9]

@@ -38,7 +38,7 @@ STATISTICS = {
     "every": "every seed, from the smallest to the largest",
     "fraction": "share of seeds, 95 % Clopper-Pearson interval",
     "fisher": "one-sided Fisher exact p: the first group succeeds less often than the second",
-    "median": "median over the rounds of a recorded benchmark, 95 % interval by order statistics",
+    "median": "median over the rounds of two recorded benchmarks, 95 % interval by order statistics",
 }
 Statistic = Literal["exact", "mean", "every", "fraction", "fisher", "median"]
 
@@ -177,9 +177,9 @@ class Quantity(_Model):
     def seeds_needed(self) -> int:
         """Fewer seeds or rounds than this cannot judge, unless the record says more.
 
-        1 if no seed matters; 6 rounds, since five have no 95 % interval for their median; else 4.
+        1 if no seed matters; 20 rounds, more than one benchmark has, so that two of them judge; else 4.
         """
-        return self.min_seeds or {"exact": 1, "median": 6}.get(self.statistic, 4)
+        return self.min_seeds or {"exact": 1, "median": 20}.get(self.statistic, 4)
 
     @property
     def evidence(self) -> Evidence:

@@ -198,7 +198,8 @@ def _state(quantity: Quantity, region: Region, measured: Estimate) -> str:
     elif measured.seeds >= quantity.seeds_needed and region.disjoint(measured.low, measured.high):
         return "violated"
     if measured.seeds < quantity.seeds_needed:
-        return f"too few seeds ({measured.seeds} of {quantity.seeds_needed})"
+        sample = "rounds" if quantity.statistic == "median" else "seeds"
+        return f"too few {sample} ({measured.seeds} of {quantity.seeds_needed})"
     if region.covers(measured.low, measured.high):
         return "met"
     return "interval straddles the threshold"

@@ -3,7 +3,9 @@
 A time says something about a machine, a ratio of times something about the code. So contestants run in
 turns, ratios are taken within a turn, and their spread over turns is kept. ``data/benchmarks/<name>.json``
 holds the rows that ``benchmarks/<name>.py`` measured, with machine, date and a hash of every source that
-they depend on; a chapter shows and judges that record, since a live time would differ at every run.
+they depend on; a chapter shows and judges that record, since a live time would differ at every run. Rounds
+of one run share the state that the machine is in, so the record keeps two runs, an hour or more apart, and
+what is judged are the rounds of both.
 """
 
 import json
@@ -12,8 +14,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -25,6 +28,9 @@ from fourfold.recorded.machine import Machine, machine
 RECORDS = records.ROOT / "data" / "benchmarks"
 SCRIPTS = records.ROOT / "benchmarks"
 
+APART = timedelta(hours=1)
+"""Two runs are as far apart, at least, for the machine to be in another state."""
+
 Call = Callable[[], Any]
 
 
@@ -33,6 +39,8 @@ class Run(Machine):
 
     sources: dict[str, str]
     rows: list[Any] | dict[str, Any]
+    earlier: NotRequired[dict[str, Any]]
+    """The run before, of the same sources and an hour or more older: its ``started`` and ``rows``."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +123,13 @@ def peak_memory(call: Call, device: str = "cpu") -> int:
 def keep(name: str, rows: Any, device: str = "cpu", **about: Any) -> Path:
     """Write the record of ``benchmarks/<name>.py``: its rows, the machine, the sources' hashes.
 
-    To ``data/benchmarks/<name>.json``, or ``<name>.<device>.json`` for a device other than the CPU.
+    To ``data/benchmarks/<name>.json``, or ``<name>.<device>.json`` for a device other than the CPU. Of a run
+    before, of the same sources on the same processor, the rows stay beside it.
     """
-    entry = {**machine(), **about, "sources": _sources(name), "rows": rows}
+    entry: dict[str, Any] = {**machine(), **about, "sources": _sources(name), "rows": rows}
     path = _record(name, device)
+    if earlier := _earlier(path, entry):
+        entry["earlier"] = {key: earlier[key] for key in ("started", "rows")}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(entry, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
@@ -127,14 +138,42 @@ def keep(name: str, rows: Any, device: str = "cpu", **about: Any) -> Path:
 def load(name: str, device: str = "cpu") -> dict[str, Any] | None:
     """The recorded run with ``stale``: names of sources that changed since; None if there is none.
 
-    Raises ``RecordError`` naming the file if it is not a whole `Run`.
+    Lists whose name begins with ``rounds`` are those of both runs, the earlier ones last. Raises
+    ``RecordError`` naming the file if it is not a whole `Run`.
     """
     path = _record(name, device)
     if not path.is_file():
         return None
     entry = records.read_run(path, Run)
+    if "earlier" in entry:
+        entry["rows"] = _pooled(entry["rows"], entry["earlier"]["rows"])
     entry["stale"] = sources.changed(entry["sources"], _sources(name))
     return entry
+
+
+def _earlier(path: Path, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The run to stand beside a new one: the last that is an hour older, of the same code and processor."""
+    if not path.is_file():
+        return None
+    last = records.read_run(path, Run)
+    if any(last[key] != entry[key] for key in ("sources", "processor")):
+        return None
+    candidates = (last, last.get("earlier"))
+    now = datetime.fromisoformat(entry["started"])
+    return next(
+        (run for run in candidates if run and now - datetime.fromisoformat(run["started"]) >= APART), None
+    )
+
+
+def _pooled(new: Any, old: Any, name: str = "") -> Any:
+    """Rows with the rounds of another run's rows behind their own."""
+    if isinstance(new, dict):
+        return {key: _pooled(value, old[key], key) if key in old else value for key, value in new.items()}
+    if isinstance(new, list):
+        if name.startswith("rounds"):
+            return [*new, *old]
+        return [_pooled(one, other, name) for one, other in zip(new, old, strict=True)]
+    return new
 
 
 def _record(name: str, device: str) -> Path:

@@ -203,7 +203,7 @@ def _test_file(record: Record) -> ModuleType:
 
 
 def main() -> None:
-    """The command line; a claim that survives is shown, and is no error."""
+    """The command line. A claim that survives is shown; that one turns or survives since is an error."""
     parser = argparse.ArgumentParser(prog="python -m fourfold.recorded.mutation", description=__doc__)
     parser.add_argument("slug", nargs="*", help="chapters; all if none is named")
     parser.add_argument("--exact", action="store_true", help="only what depends on no seed; nothing is kept")
@@ -213,12 +213,18 @@ def main() -> None:
         found = run(slugs, given.exact)
     except (ValueError, OSError) as error:
         sys.exit(f"mutations: {error}")
+    otherwise = []
     for slug, claims in found.items():
+        before = survival.read(slug)
         for claim, outcome in claims.items():
+            if claim in before and before[claim]["turned"] != outcome["turned"]:
+                otherwise.append(f"{slug} {claim}")
             fate = "turned" if outcome["turned"] else "SURVIVES"
             print(f"{slug} {claim} {outcome['mutation']}: {fate}: {outcome['word']}: {outcome['reason']}")
         if not given.exact:
             keep(slug, claims)
+    if otherwise:
+        sys.exit(f"mutations: {', '.join(otherwise)}: not what data/mutations had")
 
 
 if __name__ == "__main__":

@@ -48,15 +48,17 @@ def _judged(statement: ast.stmt) -> Iterator[str]:
 
 
 def _bound(statement: ast.stmt) -> Iterator[str]:
-    """The names that a statement at the top of a page binds."""
+    """The names that a statement at the top of a page binds, but for those that run through a loop."""
     match statement:
         case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
             yield name
         case ast.Import(names=names) | ast.ImportFrom(names=names):
             yield from (alias.asname or alias.name.partition(".")[0] for alias in names)
         case _:
+            loops = [n.target for n in ast.walk(statement) if isinstance(n, (ast.For, ast.comprehension))]
+            running = {n for target in loops for n in ast.walk(target)}
             for node in ast.walk(statement):
-                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node not in running:
                     yield node.id
                 elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                     yield node.name
@@ -77,7 +79,13 @@ def _changed(statement: ast.stmt) -> Iterator[str]:
             case ast.Call(func=ast.Attribute(value=ast.Name(id=name))):
                 yield name
             case ast.Subscript(ctx=ast.Store()) | ast.Attribute(ctx=ast.Store()):
-                yield from (n.id for n in ast.walk(node) if isinstance(n, ast.Name))
+                whole: ast.expr = node
+                while isinstance(whole, (ast.Subscript, ast.Attribute)):
+                    whole = whole.value
+                if isinstance(whole, ast.Name):
+                    yield whole.id
     match statement:
+        case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id="chapter")))):
+            pass  # it keeps and judges, and changes nothing
         case ast.Expr(value=ast.Call(args=args)):
             yield from (argument.id for argument in args if isinstance(argument, ast.Name))
