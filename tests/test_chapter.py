@@ -58,7 +58,12 @@ def test_a_build_takes_its_verdict_from_the_record_and_any_other_run_from_itself
     values = {kind: {name: [1.0] * 20 for name in named} for kind, named in claim.quantities.items()}
     given = (claim.id, values["criterion"], values["control"], values["condition"])
     twenty = open_chapter("convsharevit", RECORD.values("recorded")).judge(*given)
-    run = {"parameters": RECORD.values("recorded"), "started": "2026-01-02", "processor": "A CPU"}
+    run = {
+        "profile": "recorded",
+        "parameters": RECORD.values("recorded"),
+        "started": "2026-01-02",
+        "processor": "A CPU",
+    }
     monkeypatch.setattr(evidence, "read", lambda slug, tier: None)
     assert open_chapter("convsharevit", QUICK).judge(*given).word == "not recorded yet"
     custom = open_chapter("convsharevit", QUICK | {"seed": 7}).judge(*given)
@@ -68,7 +73,7 @@ def test_a_build_takes_its_verdict_from_the_record_and_any_other_run_from_itself
     quick = open_chapter("convsharevit", QUICK).judge(*given)
     assert (quick.word, quick.basis) == (
         twenty.word,
-        "Recorded: seeds 1000 to 1019, 2026-01-02, A CPU.",
+        f"Recorded: {evidence.seeds(RECORD.values('recorded'))}, 2026-01-02, A CPU.",
     )
     assert {check.agrees for check in quick.spot_checks} <= {True, None}
 

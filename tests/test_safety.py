@@ -251,7 +251,7 @@ for room in {[".".join(path.relative_to(ROOT / "src").with_suffix("").parts) for
 from e3nn import o3
 from fourfold.data import image_pairs, images, probes, tables
 from fourfold.judging import records
-from fourfold.recorded import benchmark, evidence
+from fourfold.recorded import benchmark, evidence, survival
 from fourfold.frequency import svt
 probes.digits()
 images.photographs(list(images.PHOTOGRAPHS), 16)
@@ -261,6 +261,7 @@ images.mnist5k(1, 1)
 svt.filters()
 o3.wigner_3j(1, 1, 2)
 [evidence.load(path.stem, tier) for tier in evidence.TIERS for path in (evidence.DATA / tier).glob("*.json")]
+[survival.read(path.stem) for path in survival.DATA.glob("*.json")]
 [benchmark.load(*path.stem.split(".")) for path in benchmark.RECORDS.glob("*.json")]
 records.load_all()
 """

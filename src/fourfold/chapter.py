@@ -32,7 +32,8 @@ class Chapter:
     ) -> card.Verdict:
         """Judge one claim of this chapter's paper.
 
-        As `card.judge` does, and in a build also `spot_check.recall` and `survival.tell`.
+        As `card.judge` does, and in a build also `spot_check.recall`, `spot_check.at_twice_the_budget` and
+        `survival.tell`.
         """
         verdict = card.judge(self.record, claim_id, criteria, controls, conditions, profile=self.profile)
         if self.profile != "quick":
@@ -40,6 +41,8 @@ class Chapter:
         run = self.recorded_run()
         basis = run and f"Recorded: {evidence.about(run)}."
         verdict = spot_check.recall(verdict, evidence.face(self.record, run, claim_id), basis or "")
+        doubled = evidence.read(self.record.slug, "doubled")
+        verdict = spot_check.at_twice_the_budget(verdict, evidence.face(self.record, doubled, claim_id))
         return survival.tell(verdict, survival.read(self.record.slug))
 
     def keep(self, name: str, data: Any) -> "Kept":

@@ -62,6 +62,7 @@ def judged(gain, broken, count=3, profile="quick"):
 
 
 RUN = {
+    "profile": "recorded",
     "parameters": RECORD.values("recorded"),
     "started": "2026-01-02T03:04:05+00:00",
     "processor": "A CPU",
@@ -183,3 +184,23 @@ def test_shares_are_told_apart_where_that_is_possible():
     fisher = Criterion(what="a", resolution=1e-3, statistic="fisher", reproduced_if="< 0.05")
     assert not spot_check.compare(fisher, ([1] * 20, [0] * 20), ([1] * 8, [1] * 8)).agrees
     assert spot_check.compare(fisher, ([1] * 20, [0] * 20), ([1] * 8, [0] * 8)).agrees
+
+
+@pytest.mark.parametrize(
+    ("doubled", "word", "said"),
+    [
+        ("reproduced", "reproduced", "At twice the budget the word is the same."),
+        (
+            "not reproduced",
+            "inconclusive",
+            "a word of the budget: reproduced, and at twice the budget not repr",
+        ),
+        ("inconclusive", "inconclusive", "a word of the budget: reproduced, and at twice the budget inconcl"),
+    ],
+)
+def test_a_word_that_twice_the_budget_changes_is_not_told(doubled, word, said):
+    verdict = judged(GAINS, -GAINS)
+    found = spot_check.at_twice_the_budget(verdict, {"verdict": doubled})
+    assert found.word == word
+    assert said in f"{found.reason} {found.basis}"
+    assert spot_check.at_twice_the_budget(verdict, None) is verdict

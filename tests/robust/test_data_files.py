@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from fourfold.data import cifar
 from fourfold.judging import records
-from fourfold.recorded import benchmark, evidence
+from fourfold.recorded import benchmark, evidence, survival
 
 TIMES = 20
 
@@ -176,6 +176,7 @@ KINDS = {
     "recorded run": (evidence.DATA / "recorded", "*.json"),
     "recorded full run": (evidence.DATA / "full", "*.json"),
     "recorded benchmark": (benchmark.RECORDS, "*.json"),
+    "record of mutations": (survival.DATA, "*.json"),
 }
 
 
@@ -186,7 +187,10 @@ def read(path: Path):
     with pytest.MonkeyPatch.context() as elsewhere:
         elsewhere.setattr(evidence, "DATA", path.parent.parent)
         elsewhere.setattr(benchmark, "RECORDS", path.parent)
+        elsewhere.setattr(survival, "DATA", path.parent)
         tier = path.parent.name
+        if tier == survival.DATA.name:
+            return survival.read(path.stem)
         return evidence.load(path.stem, tier) if tier in evidence.TIERS else benchmark.load(path.stem)
 
 

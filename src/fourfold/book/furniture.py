@@ -82,7 +82,7 @@ def files(record: Record) -> dict[str, Path]:
 
 def pieces(record: Record) -> list[nodes.Node]:
     """The furniture of one chapter, as document nodes."""
-    run, full = (evidence.load(record.slug, tier) for tier in evidence.TIERS)
+    run, full = evidence.load(record.slug, "recorded"), evidence.load(record.slug, "full")
     timed = benchmark.load(record.slug)
     built = executed.of(record)
     failed = executed.failure(built)

@@ -17,7 +17,7 @@ from typing import Any
 
 from fourfold.judging.records import Parameter, Record
 
-PROFILES = ("quick", "recorded", "full")
+PROFILES = ("quick", "recorded", "doubled", "full")
 """The runs that a record describes; any other is custom."""
 
 
@@ -165,7 +165,7 @@ def _assignments(source: str) -> dict[str, str]:
 
 
 def profile(record: Record, values: Mapping[str, Any]) -> str:
-    """``"quick"``, ``"recorded"`` or ``"full"`` when all values are the record's, else ``"custom"``."""
+    """One of `PROFILES` when all values are the record's, else ``"custom"``."""
     for name in PROFILES:
         if dict(values) == record.values(name):
             return name

@@ -342,6 +342,8 @@ class Parameter(_Model):
     full: Any
     recorded: Any = None
     """Its value in the recorded run; the quick one unless stated."""
+    doubled: Any = None
+    """Its value where that run is repeated at twice the budget, as twice the steps; the same unless stated."""
     optional: bool = False
     """Whether None is allowed."""
     min: float | None = None
@@ -373,10 +375,12 @@ class Parameter(_Model):
         return self
 
     def value(self, profile: str) -> Any:
-        """Its value in a run of this profile: ``"quick"``, ``"recorded"`` or ``"full"``."""
-        if profile == "recorded" and self.recorded is None:
-            return self.quick
-        return getattr(self, profile)
+        """Its value in a run of this profile: ``"quick"``, ``"recorded"``, ``"doubled"`` or ``"full"``."""
+        if profile == "full":
+            return self.full
+        if profile == "doubled" and self.doubled is not None:
+            return self.doubled
+        return self.quick if profile == "quick" or self.recorded is None else self.recorded
 
     @property
     def allowed(self) -> str:
@@ -453,7 +457,7 @@ class Record(_Model):
         return self
 
     def values(self, profile: str) -> dict[str, Any]:
-        """The parameters of a run of this profile: ``"quick"``, ``"recorded"`` or ``"full"``."""
+        """The parameters of a run: ``"quick"``, ``"recorded"``, ``"doubled"`` or ``"full"``."""
         return {name: spec.value(profile) for name, spec in self.parameters.items()}
 
     @property

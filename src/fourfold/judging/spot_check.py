@@ -52,6 +52,17 @@ def recall(verdict: Verdict, face: Mapping[str, Any] | None, basis: str) -> Verd
     return replace(verdict, findings=findings, basis=basis, **_judged(verdict, findings))
 
 
+def at_twice_the_budget(verdict: Verdict, face: Mapping[str, Any] | None) -> Verdict:
+    """A verdict beside that of the same run at twice the budget, ``face``: a word that changes is not told."""
+    settled = ("reproduced", "not reproduced")
+    if face is None or verdict.word not in settled:
+        return verdict
+    if face["verdict"] == verdict.word:
+        return replace(verdict, basis=f"{verdict.basis} At twice the budget the word is the same.")
+    reason = f"a word of the budget: {verdict.word}, and at twice the budget {face['verdict']}"
+    return replace(verdict, word="inconclusive", reason=reason)
+
+
 def compare(quantity: Quantity, recorded: Any, here: Any) -> SpotCheck | None:
     """Whether a build measured what the recorded run makes likely; None if neither measured anything."""
     if recorded is None and here is None:

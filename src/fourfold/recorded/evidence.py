@@ -1,10 +1,11 @@
 """Recorded runs: a chapter at twenty seeds, or at its full parameters, kept with all that it came from.
 
 ``data/recorded/<slug>.json`` is the evidence for what depends on seeds: the record's quick parameters at
-twenty seeds. ``data/full/<slug>.json`` is the same of its full parameters. Both have every seed's value,
-where and when it ran, and a hash of every source that the numbers came from. A source that has changed
-since makes the run *stale*, which pages say. A claim whose criteria, controls or parameters have changed
-since is *refused*: the run was made for another question.
+twenty seeds. ``data/doubled/<slug>.json`` is the same at twice the budget, where a record says what that is:
+a verdict that it changes was one of the budget. ``data/full/<slug>.json`` is the same of its full parameters.
+All have every seed's value, where and when they ran, and a hash of every source that the numbers came from.
+A source that has changed since makes the run *stale*, which pages say. A claim whose criteria, controls or
+parameters have changed since is *refused*: the run was made for another question.
 """
 
 import json
@@ -20,8 +21,8 @@ from fourfold.judging import records, rule
 from fourfold.judging.records import Record
 from fourfold.recorded.machine import Machine
 
-Tier = Literal["recorded", "full"]
-TIERS: tuple[Tier, ...] = ("recorded", "full")
+Tier = Literal["recorded", "doubled", "full"]
+TIERS: tuple[Tier, ...] = ("recorded", "doubled", "full")
 DATA = records.ROOT / "data"
 
 
@@ -133,11 +134,11 @@ def load(slug: str, tier: Tier) -> dict[str, Any] | None:
 
 
 def face(record: Record, run: Mapping[str, Any] | None, claim_id: str) -> dict[str, Any] | None:
-    """The machine face of a claim in the run of twenty seeds; None where there is none for today's question.
+    """The machine face of a claim in a recorded run; None where there is none for today's question.
 
     That is: no run, other parameters than the record states today, or other criteria, controls or conditions.
     """
-    if run is None or run["parameters"] != record.values("recorded"):
+    if run is None or run["parameters"] != record.values(run["profile"]):
         return None
     now = rule.digest(record.claim(claim_id))
     return next((v for v in run["verdicts"] if (v["claim"], v.get("criteria")) == (claim_id, now)), None)
