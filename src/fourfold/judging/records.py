@@ -343,7 +343,7 @@ class Parameter(_Model):
     recorded: Any = None
     """Its value in the recorded run; the quick one unless stated."""
     doubled: Any = None
-    """Its value where that run is repeated at twice the budget, as twice the steps; the same unless stated."""
+    """Its value where that run is repeated at twice the budget, say twice the steps; the same if unstated."""
     optional: bool = False
     """Whether None is allowed."""
     min: float | None = None

@@ -53,7 +53,7 @@ def recall(verdict: Verdict, face: Mapping[str, Any] | None, basis: str) -> Verd
 
 
 def at_twice_the_budget(verdict: Verdict, face: Mapping[str, Any] | None) -> Verdict:
-    """A verdict beside that of the same run at twice the budget, ``face``: a word that changes is not told."""
+    """A verdict beside that of the same run at twice the budget, ``face``: a word that changes is untold."""
     settled = ("reproduced", "not reproduced")
     if face is None or verdict.word not in settled:
         return verdict
