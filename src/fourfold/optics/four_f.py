@@ -2,8 +2,9 @@
 
 Companion to FatNet (Ibadulla, Chen, Reyes-Aldasoro, arXiv 2210.16914), whose simulator is optnn. The bench
 itself lies in `fourfold.bench4f`: `propagation` (fields), `camera` (noise, bits) and `optical_conv` (the fast
-engine and the layer). Here are the same layer computed field by field,
-optnn's noise as it is, a camera without signs, a small network for digits, and a transformer on the bench.
+engine and the layer). Here are the same layer computed field by field, its fields for other ways to read
+them, optnn's noise as it is, a camera without signs, a small network for digits, and a transformer on the
+bench.
 """
 
 import copy
@@ -17,7 +18,7 @@ from torch.nn.functional import conv2d
 
 from fourfold.attention import Attention, ViT
 from fourfold.bench4f.camera import Noise
-from fourfold.bench4f.optical_conv import Mode, Signed, optical_conv2d
+from fourfold.bench4f.optical_conv import Mode, Signed, fft_conv2d, optical_conv2d
 from fourfold.bench4f.propagation import Bench, upright
 
 
@@ -44,6 +45,23 @@ def unsplit_conv2d(x: Tensor, weight: Tensor) -> Tensor:
     kernels = rearrange(weight, "o i y x -> (i o) 1 y x")
     fields = conv2d(x, kernels, padding="same", groups=channels)
     return fields.abs().unflatten(1, (channels, out)).sum(1)
+
+
+def passive_fields(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The two fields of pseudo-negativity before the camera, and what electronics multiply them with.
+
+    ``x``: (batch, 1, height, width), not negative and not dark; ``weight``: (out, 1, k, k). Returns fields
+    (2, batch, out, y, x), those of k+ first, and gains (2, 1, out, 1, 1). The display's brightest pixel is 1
+    and no filter amplifies, so no field exceeds 1; ``fields * gains``, the first less the second, is
+    ``conv2d(x, weight)``. For cameras other than `optical_conv2d` has.
+    """
+    brightest = x.amax()
+    parts = torch.stack([weight.clamp(min=0), (-weight).clamp(min=0)])
+    # The spectrum of a kernel that is not negative has its largest modulus at frequency 0.
+    sums = parts.sum((2, 3, 4), keepdim=True)
+    sums = torch.where(sums > 0, sums, 1)
+    fields = torch.stack([conv2d(x / brightest, part) for part in parts / sums])
+    return fields, brightest * sums.transpose(1, 2)
 
 
 def optnn_shot_noise(intensity: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -101,6 +119,15 @@ class Light:
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, **geometry: object) -> Tensor:
         """`fourfold.bench4f.optical_conv.optical_conv2d` with this light."""
         return optical_conv2d(x, weight, bias, **geometry, **self.how)  # type: ignore[arg-type]
+
+
+class UnsplitLight(Light):
+    """`Light` whose camera reads |U| of images and kernels as they are: every sign is lost."""
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, **geometry: object) -> Tensor:
+        """As `Light.convolve`, without noise."""
+        field = fft_conv2d(x, weight, **geometry).abs()  # type: ignore[arg-type]
+        return field if bias is None else field + bias[:, None, None]
 
 
 class BenchLinear(nn.Module):
