@@ -138,8 +138,10 @@ def badges(record: Record, verdicts: Iterable[Mapping[str, Any]], label: str) ->
                 f"title='{html.escape(claim.statement, quote=True)}'>{rule.SYMBOLS[word]} {claim.id}"
                 f"<span class='visually-hidden'> {word}</span></a></li>"
             )
-    counts = [(word, list(words.values()).count(word)) for word in (*rule.VERDICTS, rule.UNRECORDED)]
-    summary = ", ".join(f"{count} {word}" for word, count in counts if count)
+    said = {word: word for word in (*rule.VERDICTS, rule.UNRECORDED)}
+    said |= {"holds": "checks that hold", "fails": "checks that fail"}
+    counts = [(label_of, list(words.values()).count(word)) for word, label_of in said.items()]
+    summary = ", ".join(f"{count} {label_of}" for label_of, count in counts if count)
     return f"<div class='badges'><p>{html.escape(label)}: {summary}</p><ul>{''.join(shown)}</ul></div>"
 
 
