@@ -155,27 +155,6 @@ def transposition(p: int) -> Tensor:
     return torch.eye(p * p, dtype=torch.float64)[pixels.T.flatten()]
 
 
-def restricted_fit_residual(target: Tensor, p: int, k: int, padding: Padding) -> float:
-    """How badly kernels of side k imitate a matrix: relative residual of the least-squares fit, 0 to 1.
-
-    ``target``: (d_out, p^2); each kernel makes its own ``outputs`` rows of it, as in ``SharedConv``.
-    Raises ``ValueError`` if the rows do not divide into kernels.
-    """
-    table = tap_table(p, k, padding)
-    outputs = len(table)
-    if target.shape[0] % outputs or target.shape[1] != p * p:
-        raise ValueError(
-            f"target must be (a multiple of {outputs}, {p * p}) for {padding} k={k}, p={p}, "
-            f"got {tuple(target.shape)}"
-        )
-    if not target.any():
-        raise ValueError("target must have an entry that is not zero")
-    design = (table.flatten()[:, None] == torch.arange(1, k * k + 1)).to(target)
-    rows = rearrange(target, "(n o) i -> (o i) n", o=outputs)
-    fit = torch.linalg.lstsq(design, rows, driver="gelsd").solution
-    return float((rows - design @ fit).norm() / rows.norm())
-
-
 class SharedConv(nn.Module):
     """A linear layer made of k x k kernels that every token shares, or that each token owns.
 
