@@ -16,14 +16,19 @@ from torch.autograd import gradcheck
 from fourfold.cost import exponent
 from fourfold.frequency.gaunt_tensor_product import (
     GauntTP,
+    InvariantNet,
     block,
     cg_tensor_product,
+    clusters,
+    convolve,
+    density,
     equivariance_error,
     fast_length,
     fourier_to_sh,
     gaunt_many_body,
     gaunt_tensor,
     invariants,
+    multiplications,
     multiply,
     op_count,
     path_constant,
@@ -33,9 +38,29 @@ from fourfold.frequency.gaunt_tensor_product import (
     rotate,
     scale_degrees,
     sh_to_fourier,
+    solid_angle,
 )
 
 EXACT = {"rtol": 0, "atol": 1e-12}  # the record's C1 to C3
+
+
+# --- mutations --------------------------------------------------------------------------------------------
+
+
+def summed(first, second):
+    """The convolution of Fourier coefficients is summed term by term, without an FFT."""
+    return convolve(first, second)
+
+
+def scalars(self, x, y):
+    """The product keeps its degree 0 alone, which couples equal degrees and says nothing of directions."""
+    z = x.new_zeros(*torch.broadcast_shapes(x.shape[:-1], y.shape[:-1]), (self.degrees[2] + 1) ** 2)
+    shared = min(x.shape[-1], y.shape[-1])
+    z[..., 0] = (x[..., :shared] * y[..., :shared]).sum(-1) / math.sqrt(4 * math.pi)
+    return z
+
+
+MUTATIONS = [("multiply", summed), ("GauntTP.__call__", scalars)]
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -243,22 +268,92 @@ def test_counts_are_those_of_the_tables():
     # From degree 3 a few allowed coefficients vanish by accident: 708 of 714 remain.
     assert int((gaunt_tensor(3, 3, 6).abs() > 1e-12).sum()) == 708
     assert op_count(3, "sparse") == 2 * 714
-    assert op_count(2, "dense") == 81 + gaunt_tensor(2, 2, 4).numel()
     assert op_count(0, "paths") == 2
     assert op_count(1, "paths") == 16 + 1 + 3 * 3 * 3 + 27 + 45
 
 
+def counted(product, L):
+    return multiplications(product, *torch.empty(2, 1, size(L), device="meta"))
+
+
+def test_multiplications_are_counted_while_the_product_runs():
+    """The Fourier route against the sum of its steps by hand: two conversions there, FFTs, one back."""
+    for L in (2, 5, 8):
+        n = fast_length(2 * L)
+        steps = {9: 4, 24: 5, 36: 6}.get(n) or {20: 6, 25: 8}[n]  # sum of p - 1 over the prime factors
+        transforms = [4 * (n // 2 + 1) * n * steps + 4 * n * n * steps // 2] * 2
+        back = 4 * n * n * steps // 2 + 4 * (n // 2 + 1) * n * steps
+        convert = 2 * 2 * (L + 1) ** 2 * (2 * L + 1) + 2 * (2 * L + 1) ** 2 * n
+        by_hand = convert + sum(transforms) + back + n * n
+        assert counted(GauntTP(L, L, 2 * L), L) == pytest.approx(by_hand, rel=0.05)
+    x, y = normal(1, 9), normal(1, 9)
+    assert multiplications(lambda x, y: x[:, :, None] * y[:, None], x, y) == 81
+    assert multiplications(lambda x, y: x @ y.T, x, y) == 9
+    assert multiplications(lambda x, y: torch.complex(x, y) @ torch.complex(y, x).T, x, y) == 36
+    assert multiplications(lambda x, y: torch.fft.fft(torch.complex(x, y)), x, y) == 4 * 9 * 4
+    assert multiplications(lambda x, y: torch.fft.rfft(x), x, y) == 2 * 9 * 4
+
+
 def test_without_the_fft_the_exponent_fails():
-    degrees = range(8, 33, 6)
-    slopes = {
-        method: exponent([L + 1 for L in degrees], [op_count(L, method) for L in degrees]).slope
-        for method in ("dense", "paths", "sparse", "direct", "fourier")
-    }
-    assert 5.7 <= slopes["dense"] <= 6.3
-    assert 5.7 <= slopes["paths"] <= 6.3
-    assert slopes["sparse"] < 5.7
-    assert slopes["direct"] > 3.2
-    assert slopes["fourier"] <= 3.2
+    degrees = range(8, 33, 8)
+
+    def direct(L):
+        there = partial(sh_to_fourier, n=fast_length(2 * L))
+        return lambda x, y: fourier_to_sh(convolve(there(x), there(y)), 2 * L)
+
+    sizes = [L + 1 for L in degrees]
+    assert exponent(sizes, [op_count(L, "paths") for L in degrees]).slope > 5.7
+    assert 4.8 < exponent(sizes, [op_count(L, "sparse") for L in degrees]).slope < 5.7
+    assert exponent(sizes, [counted(direct(L), L) for L in degrees]).slope > 3.7
+    assert exponent(sizes, [counted(GauntTP(L, L, 2 * L), L) for L in degrees]).slope < 3
+
+
+@pytest.mark.parametrize(
+    ("L1", "L2", "n"), [(0, 0, 1), (1, 2, 7), (2, 2, 9), (3, 2, 12), (2, 2, 5), (3, 3, 8)]
+)
+def test_the_sum_is_what_the_fft_computes(L1, L2, n):
+    first, second = (sh_to_fourier(normal(4, size(L), seed=L), n) for L in (L1, L2))
+    torch.testing.assert_close(convolve(first, second), multiply(first, second), **EXACT)
+
+
+# --- a network on invariants ------------------------------------------------------------------------------
+
+
+def test_solid_angles():
+    x, y, z = torch.eye(3).double()
+    assert float(solid_angle(x, y, z)) == pytest.approx(math.pi / 2)
+    assert float(solid_angle(x, z, y)) == pytest.approx(math.pi / 2)  # a mirror changes nothing
+    assert float(solid_angle(x, x, z)) == pytest.approx(0)
+    three = [torch.tensor([math.cos(a), math.sin(a), 0.0]) for a in (0, 2 * math.pi / 3, 4 * math.pi / 3)]
+    assert float(solid_angle(*three)) == pytest.approx(2 * math.pi, abs=1e-3)  # half the sphere
+
+
+def test_clusters_are_turned_without_a_change():
+    drawn = clusters(5, 2, torch.Generator().manual_seed(0))
+    assert drawn.directions.shape == (3, 5, 2, 3)
+    assert drawn.energies.shape == (5,)
+    first = [
+        solid_angle(*(drawn.directions[kind, 0, i] for kind, i in enumerate(c))) for c in np.ndindex(2, 2, 2)
+    ]
+    assert float(drawn.energies[0]) == pytest.approx(float(sum(first)) / 8)
+    product = partial(invariants, GauntTP(2, 2, 2))
+    x, turned = (density(2, p) for p in (drawn.directions, drawn.directions @ orthogonal(1, inverted=True).T))
+    torch.testing.assert_close(product(*x), product(*turned), **EXACT)
+    torch.testing.assert_close(x[0, 0], real_sh(2, drawn.directions[0, 0]).sum(0), **EXACT)
+
+
+def test_separable_weights_are_those_of_the_route():
+    """A channel on invariants is the invariant of weighted operands: the network trains the product."""
+    net, (x, y, z) = InvariantNet(27, separable=True).double(), normal(3, 5, size(2))
+    first, second, third = net.weight.detach().double()[:, :, 0]
+    weighted = GauntTP(2, 2, 2, (first, second, third))(x, y)
+    channel = (weighted * z).sum(-1)
+    made = invariants(GauntTP(2, 2, 2), x, y, z) @ torch.einsum("a,b,d->abd", first, second, third).flatten()
+    torch.testing.assert_close(made, channel, **EXACT)
+    features = invariants(GauntTP(2, 2, 2), x, y, z)
+    weight = torch.einsum("ac,bc,dc->abdc", *net.weight.double().unbind()).flatten(0, 2)
+    torch.testing.assert_close(net(features), net.head(features @ weight / 27**0.5)[:, 0])
+    assert InvariantNet(81)(torch.zeros(4, 81)).shape == (4,)
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 8, 17, 24])
@@ -295,8 +390,11 @@ REFUSED = [
     (lambda: gaunt_many_body(X, 0, 1), "nu, .* must be >= 1, got 0"),
     (lambda: gaunt_many_body(X, 2, 5), r"Lo must be in 0\.\.4, .* got 5"),
     (lambda: rotate(X, torch.ones(3, 3)), "R must be an orthogonal 3 x 3 matrix"),
-    (lambda: op_count(3, "gemm"), "method must be dense, .* got 'gemm'"),
-    (lambda: op_count(-1, "dense"), "L must be a degree >= 0, got -1"),
+    (lambda: op_count(3, "gemm"), "method must be paths or sparse, got 'gemm'"),
+    (lambda: op_count(-1, "paths"), "L must be a degree >= 0, got -1"),
+    (lambda: convolve(sh_to_fourier(X, 5), sh_to_fourier(X, 6)), "spectra must share n, got 5 and 6"),
+    (lambda: clusters(0, 2, torch.Generator()), "n and atoms must be >= 1, got 0 and 2"),
+    (lambda: InvariantNet(26, separable=True), r"triples of degrees, \(L\+1\)\^3, got 26"),
     (lambda: multiply(sh_to_fourier(X, 5), sh_to_fourier(X, 6)), "spectra must share n, got 5 and 6"),
 ]
 

@@ -12,8 +12,9 @@ coefficients of the product of their functions. Three ways to it:
   there every harmonic is a trigonometric polynomial of degree l, so products are convolutions of
   coefficients. Exact, and all three steps take at most O(L^3) operations.
 
-Implemented: feature interaction and many-body products. Not implemented: the paper's equivariant convolution,
-the first one with a second operand that a rotation to the pole makes sparse.
+Implemented: feature interaction and many-body products, one power where the paper sums the powers 1 to nu.
+Not implemented: the paper's equivariant convolution, the first one with a second operand that a rotation to
+the pole makes sparse. Degrees run to L here; the L of the paper and of the authors' code counts them, 0..L-1.
 
 Departures from the authors' code: tables hold real numbers, since an even order has a cosine series in theta
 and an odd one a sine series; functions are real, so half the spectrum is stored and the FFTs are real; grids
@@ -25,7 +26,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, lru_cache
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,12 +34,13 @@ from e3nn import o3
 from scipy.fft import next_fast_len
 from scipy.linalg import expm
 from scipy.spatial.transform import Rotation
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Path = tuple[int, int, int]
 Weights = tuple[Tensor, Tensor, Tensor]
 Product = Callable[[Tensor, Tensor], Tensor]
-Method = Literal["dense", "paths", "sparse", "direct", "fourier"]
+Method = Literal["paths", "sparse"]
 
 
 # --- harmonics and coupling coefficients ------------------------------------------------------------------
@@ -246,6 +248,29 @@ def multiply(first: Tensor, second: Tensor) -> Tensor:
     return torch.fft.rfft2(f * g, norm="forward")
 
 
+def convolve(first: Tensor, second: Tensor) -> Tensor:
+    """What ``multiply`` does, summed term by term without an FFT: (..., n, k) twice -> (..., n, n // 2 + 1).
+
+    Only the first operand's own 2 k - 1 frequencies along each axis enter the sum. Raises ``ValueError`` for
+    different n.
+    """
+    n, k = first.shape[-2:]
+    if second.shape[-2] != n:
+        raise ValueError(f"spectra must share n, got {n} and {second.shape[-2]}")
+    u, v = torch.arange(n)[:, None], torch.arange(n // 2 + 1)
+    a, b = (grid.flatten() for grid in torch.meshgrid(*2 * [torch.arange(1 - k, k)], indexing="ij"))
+    terms = _whole(second)[..., (u[..., None] - a) % n, (v[..., None] - b) % n]
+    return (terms @ _whole(first)[..., a % n, b % n][..., None, :, None])[..., 0]
+
+
+def _whole(half: Tensor) -> Tensor:
+    """All n x n coefficients of a real function from those with v >= 0: (..., n, k) -> (..., n, n)."""
+    n, k = half.shape[-2:]
+    mirrored = half[..., 1:].conj().flip(-2, -1).roll(1, -2)  # (-u, -v) has the conjugate
+    # Where the half holds more orders than a grid of n needs, v and v - n are one column.
+    return torch.cat([half, half.new_zeros(*half.shape[:-1], max(n - 2 * k + 1, 0)), mirrored], -1)[..., :n]
+
+
 def fourier_to_sh(spectrum: Tensor, Lo: int) -> Tensor:
     """Harmonic coefficients up to degree Lo of a function on the torus: (..., n, k > Lo) -> (..., (Lo+1)^2).
 
@@ -326,32 +351,51 @@ def fast_length(degree: int) -> int:
 # --- what it costs ----------------------------------------------------------------------------------------
 
 
+def multiplications(product: Product, *operands: Tensor) -> int:
+    """Real multiplications that ``product(*operands)`` carries out; operands on the meta device cost no time.
+
+    Counted while it runs: matrix products and pointwise products, a complex one as four real ones, and FFTs
+    by Cooley and Tukey, ``n (p - 1)`` complex multiplications for each prime factor p of a length n, twiddle
+    factors among them, half as many where one side is real. A first run, not counted, makes the tables.
+    """
+    product(*operands)
+    with _Multiplications() as counter:
+        product(*operands)
+    return counter.total
+
+
+class _Multiplications(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out, name = func(*args, **(kwargs or {})), func.overloadpacket.__name__
+        if name in ("mm", "bmm"):
+            self.total += out.numel() * args[0].shape[-1] * (4 if out.is_complex() else 1)
+        elif name == "mul":
+            self.total += out.numel() * (4 if out.is_complex() else 1)
+        elif name in ("_fft_c2c", "_fft_c2r", "_fft_r2c"):
+            larger = max(args[0].numel(), out.numel())
+            lengths = [out.shape[axis] if name == "_fft_c2r" else args[0].shape[axis] for axis in args[1]]
+            steps = sum(p - 1 for n in lengths for p in _primes(n))
+            self.total += 4 * larger * steps // (1 if name == "_fft_c2c" else 2)
+        return out
+
+
 def op_count(L: int, method: Method) -> int:
     """Real multiplications of a full product, degrees L, L -> 2L, for one pair of operands.
 
-    ``dense``: outer product and contraction with all of ``gaunt_tensor``. ``paths``: the same, only the
-    blocks that the triangle rule allows. ``sparse``: two for each Gaunt coefficient that the selection rules
-    leave. ``fourier``: the matrix products of ``GauntTP`` and three real FFTs by Cooley and Tukey, n (p - 1)
-    complex multiplications for each prime factor p of n, twiddle factors among them. ``direct``: the same,
-    the convolution summed directly. Raises ``ValueError`` for another method or L < 0.
+    ``paths``: the outer product and a contraction with the blocks that the triangle rule allows. ``sparse``:
+    two for each Gaunt coefficient that the selection rules leave. Raises ``ValueError`` for another method or
+    L < 0.
     """
     _degree("L", L)
-    if method == "dense":
-        return (L + 1) ** 4 * (1 + (2 * L + 1) ** 2)
     if method == "paths":
         return (L + 1) ** 4 + sum(math.prod(2 * n + 1 for n in path) for path in paths(L, L, 2 * L))
     if method == "sparse":
         return 2 * sum(_allowed(*path) for path in paths(L, L, 2 * L))
-    if method not in ("fourier", "direct"):
-        raise ValueError(f"method must be dense, paths, sparse, direct or fourier, got {method!r}")
-    n = fast_length(2 * L)
-    # Two operands there, the result back; real and imaginary part of each entry.
-    convert = 2 * 2 * (L + 1) ** 2 * (2 * L + 1) + 2 * (2 * L + 1) ** 2 * n
-    if method == "direct":
-        # A complex product is four real ones; the v < 0 half of the result is known from the other.
-        return convert + 4 * (2 * L + 1) ** 4 // 2
-    transform = 4 * n * n * sum(p - 1 for p in _primes(n))
-    return convert + 3 * transform + n * n
+    raise ValueError(f"method must be paths or sparse, got {method!r}")
 
 
 @cache
@@ -378,6 +422,74 @@ def _primes(n: int) -> list[int]:
             n //= p
         p += 1
     return factors
+
+
+# --- a network on invariants ------------------------------------------------------------------------------
+
+
+class Clusters(NamedTuple):
+    """Atoms of three kinds in random directions from a centre, and the energies of the clusters."""
+
+    directions: Tensor
+    """Unit vectors, (3, n, atoms, 3), float64."""
+    energies: Tensor
+    """Mean solid angle of all triangles with a corner of each kind, (n,), in steradian."""
+
+
+def clusters(n: int, atoms: int, generator: torch.Generator) -> Clusters:
+    """n clusters with this many atoms of each of three kinds, uniform on the sphere.
+
+    The solid angle of a triangle needs its three corners at once, does not change in a mirror, and is no
+    polynomial, so that no set of degrees holds it exactly. Raises ``ValueError`` for n or atoms < 1.
+    """
+    if n < 1 or atoms < 1:
+        raise ValueError(f"n and atoms must be >= 1, got {n} and {atoms}")
+    points = torch.randn(3, n, atoms, 3, dtype=torch.float64, generator=generator)
+    points = points / points.norm(dim=-1, keepdim=True)
+    a, b, c = points[0][:, :, None, None], points[1][:, None, :, None], points[2][:, None, None]
+    return Clusters(points, solid_angle(a, b, c).mean((1, 2, 3)))
+
+
+def solid_angle(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Solid angle, 0 to 2 pi, of the triangle of three unit vectors (..., 3), broadcast: (...).
+
+    By Van Oosterom and Strackee (1983), ``tan(angle / 2) = |a . b x c| / (1 + a . b + b . c + c . a)``.
+    """
+    a, b, c = torch.broadcast_tensors(a, b, c)
+    volume = (a * torch.linalg.cross(b, c)).sum(-1).abs()
+    return 2 * torch.atan2(volume, 1 + (a * b + b * c + c * a).sum(-1))
+
+
+def density(L: int, directions: Tensor) -> Tensor:
+    """Harmonics up to degree L, summed over atoms: (..., atoms, 3) -> (..., (L+1)^2)."""
+    return real_sh(L, directions.reshape(-1, 3)).unflatten(0, directions.shape[:-1]).sum(-2)
+
+
+class InvariantNet(nn.Module):
+    """Channels of weighted invariants, then two layers: (n, inputs) -> (n,).
+
+    A channel has a weight for each input, as Clebsch-Gordan products allow for their paths. With
+    ``separable`` the inputs are (L+1)^3 triples of degrees, and a channel has one weight a degree for each
+    operand and for the result, 3 (L+1), as the Fourier route does. Either way the channel is what the product
+    of weighted operands gives: an invariant is linear in each of its operands.
+    Raises ``ValueError`` for separable inputs whose number is no cube.
+    """
+
+    def __init__(self, inputs: int, separable: bool = False, channels: int = 16, hidden: int = 32):
+        super().__init__()
+        side = round(inputs ** (1 / 3))
+        if separable and side**3 != inputs:
+            raise ValueError(f"separable inputs must be triples of degrees, (L+1)^3, got {inputs}")
+        self.separable = separable
+        self.weight = nn.Parameter(torch.randn((3, side, channels) if separable else (inputs, channels)))
+        self.head = nn.Sequential(nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Inputs of about unit variance, triples in the order of ``invariants``."""
+        weight: Tensor = self.weight
+        if self.separable:
+            weight = torch.einsum("ac,bc,dc->abdc", *weight.unbind()).flatten(0, 2)
+        return self.head(x @ weight / len(weight) ** 0.5)[:, 0]
 
 
 # --- tables -----------------------------------------------------------------------------------------------
