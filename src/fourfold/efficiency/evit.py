@@ -22,7 +22,7 @@ token fused earlier among them, always the last.
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from einops import rearrange, repeat
@@ -357,36 +357,60 @@ def evit_macs(
     return embedding + sum(sum(cost) for cost in block_costs(counts, dim)) + classes * dim
 
 
-# --- cluttered digits -------------------------------------------------------------------------------------
+# --- digits beside background -----------------------------------------------------------------------------
 
-CANVAS, MARGIN = 12, 2
+SIDE = 8
+"""The side of a digit, and of the background beside it, in pixels."""
 
 
-def clutter(digits: Tensor, generator: torch.Generator) -> Tensor:
-    """8 x 8 digits in the middle of 12 x 12 canvases of noise, fourfold's own test of what is background.
+class SideBySide(EViT):
+    """EViT for the canvases of ``beside_background``, which are twice as wide as high.
 
-    ``digits``: (n, 8, 8) in 0..1. Returns (n, 1, 12, 12): the border uniform in 0..0.5, then standardised by
-    ``(v - 0.25) / 0.3``. Raises ``ValueError`` for another shape.
+    All but the number of tokens is as in ``EViT``, whose positions are those of a square image.
+    Raises ``ValueError`` as ``EViT`` does.
     """
-    inner = CANVAS - 2 * MARGIN
-    if digits.ndim != 3 or digits.shape[1:] != (inner, inner):
-        raise ValueError(f"expected digits of shape (n, {inner}, {inner}), got {tuple(digits.shape)}")
-    canvas = torch.rand(len(digits), 1, CANVAS, CANVAS, generator=generator) / 2
-    canvas[:, 0, MARGIN:-MARGIN, MARGIN:-MARGIN] = digits
-    return (canvas - 0.25) / 0.3
+
+    def __init__(self, *, patch: int, dim: int, depth: int, heads: int, classes: int, **how: Any):
+        sizes = {"dim": dim, "depth": depth, "heads": heads, "classes": classes}
+        super().__init__(image=SIDE, patch=patch, channels=1, **sizes, **how)
+        self.vit = ViT(tokens=2 * _tokens(SIDE, patch), mlp_ratio=MLP_RATIO, **sizes)
 
 
-def on_the_digit(patch: int = 2) -> Tensor:
-    """Which patches of a cluttered canvas show the digit, row by row: (tokens,), bool.
+def beside_background(digits: Tensor, right: Tensor, generator: torch.Generator) -> Tensor:
+    """8 x 8 digits beside 8 x 8 pixels of noise, fourfold's own test of which tokens matter.
 
-    Raises ``ValueError`` unless patches divide canvas and margin.
+    ``digits``: (n, 8, 8) in 0..1; ``right``: (n,), bool, whether the digit is the right half. The noise is
+    uniform in 0..0.5, so that neither its mean nor its contrast gives it away.
+    Returns (n, 1, 8, 16), standardised by ``(v - 0.25) / 0.3``. Raises ``ValueError`` for another shape.
     """
-    if patch < 1 or CANVAS % patch or MARGIN % patch:
-        raise ValueError(f"patch must divide {CANVAS} and {MARGIN}, got {patch}")
-    mask = torch.zeros(CANVAS // patch, CANVAS // patch, dtype=torch.bool)
-    edge = MARGIN // patch
-    mask[edge:-edge, edge:-edge] = True
-    return mask.flatten()
+    n = len(digits)
+    if digits.shape != (n, SIDE, SIDE) or right.shape != (n,):
+        raise ValueError(
+            f"expected digits (n, {SIDE}, {SIDE}) and right (n,), got {tuple(digits.shape)} and "
+            f"{tuple(right.shape)}"
+        )
+    pair = torch.stack([digits, torch.rand(digits.shape, generator=generator) / 2], 1)
+    canvas = torch.where(right[:, None, None, None], pair.flip(1), pair)
+    return (rearrange(canvas, "n half y x -> n 1 y (half x)") - 0.25) / 0.3
+
+
+def on_the_digit(right: Tensor, patch: int = 2) -> Tensor:
+    """Which patches show the digit, row by row: ``right`` (n,) -> (n, tokens), bool.
+
+    Raises ``ValueError`` unless patches divide the digit's side.
+    """
+    rows = math.isqrt(_tokens(SIDE, patch))
+    is_right = torch.arange(2 * rows) >= rows
+    return (is_right == right[:, None]).repeat(1, rows)
+
+
+def contrast(images: Tensor, patch: int = 2) -> Tensor:
+    """Standard deviation within each patch: (n, 1, height, width) -> (n, tokens).
+
+    What ranks patches without a network, the lazy alternative to attention.
+    """
+    patches = rearrange(images, "n 1 (y a) (x b) -> n (y x) (a b)", a=patch, b=patch)
+    return patches.std(-1, correction=0)
 
 
 # --- sizes ------------------------------------------------------------------------------------------------
