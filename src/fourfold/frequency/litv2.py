@@ -22,6 +22,8 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
+from fourfold import spectra
+
 # --- attention --------------------------------------------------------------------------------------------
 
 
@@ -426,6 +428,21 @@ def litv2_count(
             extras += depth * tokens * dim
     parameters += 2 * dim + 1000 * (dim + 1)
     return Count(parameters, products + 1000 * dim, extras + dim * (image // 4) ** 2 // 16)
+
+
+# --- frequencies ------------------------------------------------------------------------------------------
+
+
+def high_share(maps: Tensor) -> float:
+    """Share of the power above 0.25 cycles per token, half of Nyquist: (batch, height, width, dim) -> 0..1.
+
+    Powers are added over batch and features. The mean of each feature's map is left out, so that the share
+    says how fast a map varies and not how large its mean is. NaN for maps that are constant.
+    """
+    planes = rearrange(maps, "b y x d -> b d y x")
+    power = spectra.power(planes - planes.mean((-2, -1), keepdim=True)).mean((0, 1))
+    high = spectra.frequencies(*power.shape) > 0.25 + spectra.TIE
+    return float(power[high].sum() / power.sum())
 
 
 # --- sizes ------------------------------------------------------------------------------------------------
