@@ -17,10 +17,11 @@ times faster on small grids.
 
 Departures. The paper's figure draws one residual around mixer and feed-forward; like the code we have two.
 No drop path. Where code and tables disagree (the code ships one scatter stage with TTXE, the tables count two
-with TTEE) we follow the tables.
+with TTEE) we follow the tables. The backbone serves for counting: published, its class block comes after the
+last norm, its patch norms have an epsilon of 1e-5, and at inference half of the auxiliary head's largest
+score is added; none of this has a weight of its own.
 """
 
-import warnings
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,17 +34,20 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
 from fourfold.attention import EPS, MLP, Attention, Block
-from fourfold.mixers import GlobalFilter, SelfAttention
+from fourfold.mixers import SelfAttention
 
 Variant = Literal["TTTT", "TTXE", "TTEX", "TTEE"]
 Size = Literal["S", "B", "L"]
-Arm = Literal["scatter", "attention", "gfnet", "high only", "none"]
+Arm = Literal["scatter", "attention", "gate", "none"]
 
 STD = 0.02
 """Standard deviation of all initial weights of the mixer, and of its biases."""
 
 TAPS = 13 + 19
 """Taps of the low and high filter together; analysis and synthesis have the same number."""
+
+WAVE_VECTORS = (75, 45, 15, 165, 135, 105)
+"""Direction of the waves that each oriented band is for, in degrees from the horizontal."""
 
 DENSE = 256
 """Maps of at most so many pixels are transformed by one matrix: faster than two steps and a shuffle."""
@@ -152,29 +156,6 @@ def _dense(height: int, width: int, dtype: torch.dtype, device: torch.device) ->
     highs = basis[:, n:].unflatten(1, (6, height // 2, width // 2, 2))
     synthesis = _synthesise(lows, highs).flatten(1).T
     return analysis.contiguous().to(device, dtype), synthesis.contiguous().to(device, dtype)
-
-
-def pyramid(x: Tensor, levels: int) -> tuple[Tensor, list[Tensor]]:
-    """Several levels of the DTCWT by pytorch_wavelets (qshift_b after the first), float64.
-
-    (B, C, H, W) -> the low band and for each level its high band (B, C, 6, H/2^j, W/2^j, 2).
-    Raises ``ValueError`` unless 2^levels divides the sizes.
-    """
-    height, width = x.shape[-2:]
-    if levels < 1 or height % 2**levels or width % 2**levels:
-        raise ValueError(f"levels must be >= 1 with 2^levels dividing {height} x {width}, got {levels}")
-    with warnings.catch_warnings():
-        # The package looks up its data files by an outdated route, which is no concern of the reader.
-        warnings.simplefilter("ignore")
-        from pytorch_wavelets import DTCWTForward
-    default = torch.get_default_dtype()
-    try:
-        # Its filters are rounded to the default dtype when it is built.
-        torch.set_default_dtype(torch.float64)
-        transform = DTCWTForward(J=levels, biort="near_sym_b", qshift="qshift_b")
-    finally:
-        torch.set_default_dtype(default)
-    return transform(x.double())
 
 
 def _even(x: Tensor) -> tuple[int, int]:
@@ -386,7 +367,7 @@ class TwoLayerNet(nn.Module):
     """The smallest network of the paper's kind: a mixer block, an attention block, read-out of the mean.
 
     Two strided convolutions make ``side/4`` x ``side/4`` tokens. ``arm`` says what mixes in the first block;
-    everything else is the same. ``"high only"`` is ``"scatter"`` with its low band silenced.
+    everything else is the same. ``"gate"`` is the low band's gate put on the map itself, without a transform.
     Raises ``ValueError`` for an unknown arm or sizes that the mixer cannot take.
     """
 
@@ -402,14 +383,11 @@ class TwoLayerNet(nn.Module):
         grid = side // 4
         mixers = {
             "scatter": lambda: ScatterMixer(width, grid, grid, variant, blocks),
-            "high only": lambda: ScatterMixer(width, grid, grid, variant, blocks),
             "attention": lambda: SelfAttention(width, heads),
-            "gfnet": lambda: GlobalFilter(width, grid, grid),
+            "gate": lambda: TensorBlend(width, grid, grid),
             "none": Silence,
         }
         mixer = mixers[arm]()
-        if arm == "high only":
-            mixer.low = Silence()
         self.embedding = Embedding(nn.Conv2d(colours, width, 3, 2, 1), nn.ReLU(), dim_in=width, dim=width)
         self.blocks = nn.ModuleList(
             [SVTBlock(width, mixer, ratio), SVTBlock(width, SelfAttention(width, heads), ratio)]
