@@ -11,8 +11,8 @@ any mixer. GFNet's static gate and attention lie in `fourfold.mixers`.
 
 Departures. The mask network is written with real matrices twice as large instead of complex ones: the same
 map, and all of its multiplications are counted. Half precision is filtered in float32, as in the authors'
-code; float64 stays float64. DropPath is left out (it is off at test time). The activation is SiLU: the
-shipped files leave it to their framework's default.
+code; float64 stays float64. DropPath is left out (it is off at test time). Convolutions have SiLU and the
+mask the paper's ReLU; in the authors' code one option sets both, ReLU unless it is changed.
 """
 
 from collections.abc import Callable
