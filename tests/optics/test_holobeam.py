@@ -21,6 +21,7 @@ from fourfold.optics.holobeam import (
     array_factor,
     array_gain,
     beta_grid,
+    error_window,
     even_sampling,
     halving_start,
     holobeam,
@@ -126,9 +127,9 @@ def test_spherical_waves_approach_the_product_as_one_over_distance(m):
 @pytest.mark.parametrize("m", [8, 9, 32, 57, 64, 301, 2048])
 def test_the_gain_approaches_a_continuous_apertures_as_one_over_m_squared(m):
     u = 0.3 - np.linspace(-1, 1, 4001)
-    assert (m / 64) ** 2 * np.abs(
-        array_gain(m, 0.5, u) - np.sinc(m * 0.5 * u) ** 2
-    ).max() <= 3e-4  # H1's threshold
+    assert (m / 64) ** 2 * np.abs(array_gain(m, 0.5, u) - np.sinc(m * 0.5 * u) ** 2).max() <= 3e-4
+    grazing = np.abs(array_gain(m, 0.5, u + 0.7) - np.sinc(m * 0.5 * (u + 0.7)) ** 2).max()
+    assert grazing > 0.5  # not where the grating lobe stands
 
 
 # --- the grid ---------------------------------------------------------------------------------------------
@@ -360,6 +361,19 @@ def test_a_search_over_all_beams_cannot_find_what_it_cannot_pull():
     assert success(env, partial(holobeam, axes=(0,)), 1000) < 0.2
 
 
+def test_the_window_of_an_error_that_falls_by_a_power_law_is_exact():
+    budgets = [100 * 4**k for k in range(12)]
+    for power in (0.5, 1.0, 2.0):
+        errors = [min(1.0, (n / 200) ** -power) for n in budgets]
+        window = error_window(budgets, errors, 0.1, 0.003)
+        exact = [200 * level ** (-1 / power) for level in (0.1, 0.003)]
+        assert window == pytest.approx(exact, rel=0.01)
+    assert error_window(budgets, [0.9] * 12, 0.1, 0.003) is None
+    noisy = [0.5, 0.2, 0.25, 0.01, 0.02, 0.0, 0.001, 0, 0, 0, 0, 0]
+    first, last = error_window(budgets, noisy, 0.1, 0.003)
+    assert budgets[1] < first < budgets[3] < last < budgets[5]
+
+
 def test_run_trials_counts_ties_as_hits_and_measures_what_is_lost():
     env = link(50, 4)
     fixed = {
@@ -399,6 +413,8 @@ def test_run_trials_counts_ties_as_hits_and_measures_what_is_lost():
         (lambda: sequential_halving(lambda a, m: a, 4, 1, 0, rng(0)), r"budget must be >= 1, got 0"),
         (lambda: even_sampling(lambda a, m: a, 4, 1, 0, rng(0)), r"budget must be >= 1, got 0"),
         (lambda: run_trials(link(30, 2), {}, 0, lambda: rng(0)), r"budget must be >= 1, got 0"),
+        (lambda: error_window([1, 2], [0.5, 0.1], 0.1, 0.3), r"must be rising within \(0, 1\), got \(0.3"),
+        (lambda: error_window([1, 2], [0.05, 0], 0.1, 0.01), r"the first error must be >= 0.1, got 0.05"),
         (lambda: run_trials(link(30, 2), {}, 9, lambda: rng(0), 0), r"draws must be >= 1, got 0"),
     ],
 )  # fmt: skip
@@ -429,3 +445,27 @@ def test_parameters_that_break_what_is_exact_or_run_for_days_are_refused(given, 
     record = records.load("holobeam")
     with pytest.raises(parameters.ParameterError, match=message):
         parameters.validate(record, record.values("quick") | given)
+
+
+# --- mutations --------------------------------------------------------------------------------------------
+
+
+def lesser(self, i, j):
+    """The gain is the lesser of the two factors, not their product."""
+    return np.minimum(np.take_along_axis(self.gains[0], i, 1), np.take_along_axis(self.gains[1], j, 1))
+
+
+def fine_grid(m, d, oversample=1):
+    """The beams lie twice as dense, so that side lobes are among them."""
+    return beta_grid(m, d, 2 * oversample)
+
+
+def blind(pull, arms, trials, budget, rng=None, schedule="flat"):
+    """Elimination ignores what the probes measured, and drops the left third each time."""
+    return line_search(
+        lambda probes, m: probes.astype(float) if probes.shape[1] > LAST else pull(probes, m),
+        arms, trials, budget, rng, schedule,
+    )  # fmt: skip
+
+
+MUTATIONS = [("HMT.gain", lesser), ("beta_grid", fine_grid), ("line_search", blind)]

@@ -377,3 +377,22 @@ def run_trials(
         }
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
+
+
+def error_window(
+    budgets: Sequence[int], errors: Sequence[float], high: float, low: float
+) -> tuple[int, int] | None:
+    """The budgets at which an error that falls with the budget passes ``high`` and ``low``.
+
+    ``budgets`` rise; ``errors``, one each, may be noisy: the least so far counts. Between two budgets the
+    error is taken for a power law. None if it never falls to ``low``. Raises ``ValueError`` unless
+    0 < low < high < 1 and the first error is at least ``high``.
+    """
+    _need(0 < low < high < 1, "low, high", (low, high), "rising within (0, 1)")
+    _need(errors[0] >= high, "the first error", errors[0], f">= {high}")
+    fallen = np.minimum.accumulate(np.asarray(errors, dtype=float))
+    if fallen[-1] > low:
+        return None
+    logs = -np.log(np.maximum(fallen, low / 10))  # an error that was not seen is small, not zero
+    first, last = np.exp(np.interp(-np.log([high, low]), logs, np.log(budgets)))
+    return int(first), int(last)
