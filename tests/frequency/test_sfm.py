@@ -294,6 +294,26 @@ def test_strokes_come_back_only_with_their_own_warp():
     assert iou(demodulate(kept, index.roll(1, 0), weight.roll(1, 0), 64, 64)) < plain
 
 
+def test_without_its_grid_strokes_come_back_no_better_than_from_a_blur():
+    """C2b's controls: the uniform grid and a blur stay below the threshold, the scene's own does not."""
+    x, labels = text_scenes(6, "test", generator=generator(1))
+    maps = labels[:, None].float()
+
+    def iou(made):
+        return float(mean_iou(torch.cat([1 - made, made], 1), labels))
+
+    def there_and_back(grid):
+        kept = modulate(maps, grid)[..., ::2, ::2]
+        return iou(demodulate(kept, *bary_weights(sample_points(grid, 2), 64, 64), 64, 64))
+
+    plain = iou(upsample(maps[..., ::2, ::2], 2))
+    uniform = uniform_grid(edge_saliency(x), 8.0)
+    assert there_and_back(ars_grid(edge_saliency(x), 8.0)) > plain + 0.1
+    assert there_and_back(uniform) < plain + 0.1
+    assert iou(upsample(gaussian_blur(maps, 0.6)[..., ::2, ::2], 2)) < plain + 0.1
+    assert magnification(uniform, labels).tolist() == pytest.approx([1] * 6)  # and C4's text is not stretched
+
+
 @pytest.mark.parametrize("target", ["attention", "feature", "samples"])
 def test_gradients(target):
     a, x = attention(1, 1, 8, 8, contrast=0.5), normal(1, 2, 8, 8)
@@ -471,3 +491,14 @@ REFUSED = [
 def test_bad_input_is_refused_with_the_numbers(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# --- the mechanism taken out ------------------------------------------------------------------------------
+
+
+def uniform_grid(attention, sigma):
+    """The sampling grid is uniform, whatever the attention."""
+    return identity(*attention.shape[-2:], len(attention)).to(attention)
+
+
+MUTATIONS = [("ars_grid", uniform_grid)]
