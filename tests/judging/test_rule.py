@@ -215,10 +215,13 @@ def test_two_arms_with_the_very_same_numbers_are_refused():
 )
 def test_a_check_holds_or_fails_and_needs_no_control(values, expected):
     made = record(EXACT)
-    check = Claim(id="C1", statement="It adds up.", check=True, criteria=made.claim("C1").criteria)
-    made = made.model_copy(update={"claims": [check]})
-    verdict = judge(made, "C1", {"a": values}, {})
-    assert verdict.word == expected
+    criteria = made.claim("C1").criteria
+    sanity = {"broken": Control(what="broken", kind="sanity", resolution=1, fails_if="> 0.5")}
+    for controls in ({}, sanity):
+        check = Claim(id="C1", statement="It adds up.", check=True, criteria=criteria, controls=controls)
+        one = made.model_copy(update={"claims": [check]})
+        verdict = judge(one, "C1", {"a": values}, dict.fromkeys(controls, 1.0))
+        assert verdict.word == expected
     assert f"check: {expected}" in verdict.to_html()
 
 

@@ -278,13 +278,13 @@ def find(name: str, quantity: Quantity, values: Any) -> Finding:
 
 def word(findings: Sequence[Finding], check: bool = False) -> tuple[Word, str]:
     """The verdict on a claim's or a check's findings and its reason; the rule stands at this module's top."""
-    said, reason = _word(findings)
+    said, reason = _word(findings, check)
     if not check or said in (UNRECORDED, "beyond this scale"):
         return said, reason
     return ("holds", "as it must") if said == "reproduced" else ("fails", reason)
 
 
-def _word(findings: Sequence[Finding]) -> tuple[Word, str]:
+def _word(findings: Sequence[Finding], check: bool) -> tuple[Word, str]:
     criteria = [f for f in findings if f.role == "criterion"]
     controls = [f for f in findings if f.role == "control"]
     if all(c.state == UNRECORDED for c in criteria):
@@ -308,7 +308,7 @@ def _word(findings: Sequence[Finding]) -> tuple[Word, str]:
     for criterion in criteria:
         if criterion.state != "met":
             return "inconclusive", f"{criterion.what}: {criterion.state}"
-    if controls and all(c.kind == "sanity" for c in controls):
+    if not check and controls and all(c.kind == "sanity" for c in controls):
         return "inconclusive", "no baseline and no ablation measures what the claim is judged by"
     return "reproduced", "every criterion is met and every control fails, as it must"
 
