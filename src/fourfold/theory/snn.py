@@ -7,8 +7,8 @@ g(mu, nu; omega, tau): the *moment map*. For SELU, g has the fixed point (0, 1) 
 contracts around it.
 
 Implemented: SELU and its parameters for any fixed point, the moment map and its Jacobian in closed form, the
-same map by quadrature for any activation, alpha dropout, random networks that only propagate moments, and the
-plain networks that the paper compares.
+same map by quadrature for any activation, alpha dropout, random networks that only propagate moments or
+gradients, and the plain networks that the paper compares.
 
 Departures: parameters for other fixed points come from a quadratic equation where the authors use a root
 finder; the closed forms are rearranged so that no exponential overflows; a residual block has one layer; the
@@ -259,6 +259,39 @@ def propagate_moments(
     return torch.stack(rows)
 
 
+def gradient_sizes(
+    activation: Callable[[Tensor], Tensor],
+    gain: float,
+    depth: int,
+    width: int,
+    batch: int,
+    generator: torch.Generator,
+    norm: bool = False,
+) -> Tensor:
+    """Size of a gradient that random layers send back: (depth,), of each layer's output, the last being 1.
+
+    Layers, weights and bad sizes as in ``propagate_moments``, from a start of mean 0 and variance 1; with
+    ``norm`` each layer's units have their mean and variance over the batch divided out before the activation.
+    What arrives at the last layer is a random direction; sizes are norms over units and batch.
+    """
+    for name, size in (("depth", depth), ("width", width), ("batch", batch)):
+        if size < 1:
+            raise ValueError(f"{name} must be >= 1, got {size}")
+    if not gain > 0:
+        raise ValueError(f"gain must be > 0, got {gain}")
+    x = torch.randn(batch, width, generator=generator).requires_grad_()
+    outputs = []
+    for _ in range(depth):
+        x = x @ (torch.randn(width, width, generator=generator) * math.sqrt(gain / width))
+        if norm:
+            x = (x - x.mean(0)) * (x.var(0, correction=0) + 1e-5).rsqrt()
+        x = activation(x)
+        outputs.append(x)
+    gradients = torch.autograd.grad(x, outputs, torch.randn(batch, width, generator=generator))
+    sizes = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
+    return sizes / sizes[-1]
+
+
 class Activation(nn.Module):
     """An activation function as a module."""
 
@@ -344,6 +377,13 @@ KINDS = {
 """The networks by name. The last two are an SNN with one thing broken: its initial weights, its dropout."""
 
 
+GATE = -4.0
+"""Bias of a highway layer's gates at first: 98 % closed, so that a deep network carries its input.
+
+The more layers, the more negative, say Srivastava et al.; at -2 our 32 layers learn nothing.
+"""
+
+
 def make_mlp(
     kind: str,
     d_in: int,
@@ -397,8 +437,8 @@ def make_mlp(
             layers.append(Skip(nn.Sequential(*finish(), dense(width, width, spec.gain))))
             continue
         layer = nn.Sequential(dense(width, width, spec.gain), *finish())
-        # A gate that starts nearly closed lets a deep highway network carry its input at first.
-        layers.append(Skip(layer, dense(width, width, 1, bias=-2.0)) if spec.skip == "highway" else layer)
+        gated = spec.skip == "highway"
+        layers.append(Skip(layer, dense(width, width, 1, bias=GATE)) if gated else layer)
     if spec.skip == "residual":
         layers += finish()
     return nn.Sequential(*layers, dense(width, n_classes, 1))
