@@ -7,7 +7,8 @@ Two convolutions make features of the small image; a third makes r^2 channels fr
 
 Implemented: the shuffling by the paper's formula, the network, the deconvolution that it equals, and what the
 paper compares with: SRCNN (Dong et al. 2014), which enlarges the image first and then works on all of its
-pixels, and the paper's own network used that way.
+pixels, and the paper's own network used that way. fourfold's own are the cheaper rivals: an unsharp mask, and
+the sub-pixel layer alone, fitted in closed form.
 
 Departures. ``forward`` uses torch's ``pixel_shuffle``, which numbers channels row by row where the formula
 goes column by column: the two differ by ``channel_order``, a renaming of the last layer's filters. The paper
@@ -17,10 +18,10 @@ trains on targets that are shuffled back, which is the same loss; here the outpu
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle
+from torch.nn.functional import conv2d, pad, pixel_shuffle, unfold
 
 from fourfold import cost
-from fourfold.data.image_pairs import enlarge
+from fourfold.data.image_pairs import Pairs, enlarge
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -139,6 +140,21 @@ def srcnn(r: int, middle: int = 1) -> Interpolated:
     return Interpolated(r, "relu", kernels=(9, middle, 5))
 
 
+class Centred(nn.Module):
+    """A network that sees luminance around 0 instead of 0.5, which its zero padding then continues as grey.
+
+    An addition to the paper: with it both networks learn faster.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 1, height, width) -> (batch, 1, r height, r width)."""
+        return self.model(x - 0.5) + 0.5
+
+
 def weights(model: nn.Module) -> int:
     """Number of weights without biases, which is what the paper and SRCNN's count."""
     return sum(value.numel() for name, value in model.named_parameters() if name.endswith("weight"))
@@ -147,6 +163,62 @@ def weights(model: nn.Module) -> int:
 def macs_per_pixel(model: nn.Module, r: int) -> float:
     """Multiply-accumulates of the convolutions for each pixel of the large image; any size gives the same."""
     return cost.macs(model, (1, 1, 8, 8)) / (8 * r) ** 2
+
+
+# --- what is cheaper --------------------------------------------------------------------------------------
+
+
+class SubPixelLayer(nn.Module):
+    """The last layer alone: r^2 filters on the small image itself, and the shuffle."""
+
+    def __init__(self, r: int, k: int = 5):
+        super().__init__()
+        self.r = _factor(r)
+        self.last = nn.Conv2d(1, r * r, k, padding=k // 2, padding_mode="reflect")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 1, height, width) -> (batch, 1, r height, r width)."""
+        return pixel_shuffle(self.last(x), self.r)
+
+
+def least_squares_layer(pairs: Pairs, r: int, k: int = 5, places: bool = True) -> SubPixelLayer:
+    """The ``SubPixelLayer`` with the least mean squared error on ``pairs`` of images (1, height, width).
+
+    Without ``places`` one filter serves all places of a block: its mean, which is then the best one.
+    """
+    layer = SubPixelLayer(r, k)
+    normal = torch.zeros(k * k + 1, k * k + 1, dtype=torch.float64)
+    right = torch.zeros(k * k + 1, r * r, dtype=torch.float64)
+    for small, clean in zip(*pairs, strict=True):
+        taps = unfold(pad(small[None].double(), (k // 2,) * 4, mode="reflect"), k)[0]
+        taps = torch.cat([taps, torch.ones_like(taps[:1])])
+        targets = unfold(clean[None].double(), r, stride=r)[0]
+        normal, right = normal + taps @ taps.T, right + taps @ targets.T
+    filters = torch.linalg.lstsq(normal, right).solution.T
+    if not places:
+        filters = filters.mean(0, keepdim=True).expand_as(filters)
+    with torch.no_grad():
+        layer.last.weight.copy_(filters[:, :-1].reshape(layer.last.weight.shape))
+        layer.last.bias.copy_(filters[:, -1])
+    return layer
+
+
+def unsharp(image: Tensor, width: float, amount: float) -> Tensor:
+    """``image`` (1, height, width) plus ``amount`` times what a Gaussian blur takes from it; sd in pixels.
+
+    Raises ``ValueError`` for a width that is not > 0.
+    """
+    if not width > 0:
+        raise ValueError(f"width must be > 0, got {width}")
+    reach = round(4 * width)
+    bell = torch.exp(-(torch.arange(-reach, reach + 1).to(image) ** 2) / (2 * width**2))
+    bell = bell / bell.sum()
+    blurred = pad(image[None], (reach,) * 4, mode="reflect")
+    blurred = conv2d(conv2d(blurred, bell[None, None, :, None]), bell[None, None, None])[0]
+    return image + amount * (image - blurred)
+
+
+# --- sizes ------------------------------------------------------------------------------------------------
 
 
 def _factor(r: int) -> int:
