@@ -19,7 +19,9 @@ from fourfold.frequency.cross_d_conv import (
     SHAPES,
     ACSConv3d,
     CrossDConv2d,
+    RandomHead,
     SliceNet,
+    Still,
     cross_matrix,
     depth_share,
     dirichlet_shift,
@@ -48,6 +50,18 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def turns(n: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     return normalize(normal(n, 3, seed=seed), dim=1), LARGEST_ANGLE * normal(n, 1, seed=seed + 1).tanh()
+
+
+def random_turn(self, x):
+    """Axis and angle of each picture are at random, from projections of its pixels that nothing trains."""
+    pixels = normalize((x - x.mean((-2, -1), keepdim=True)).flatten(1), dim=1)
+    # What a generator would draw, but for vmap: the digits of large sines.
+    place = torch.arange(4.0 * pixels.shape[1]).reshape(-1, 4) + 1
+    four = (pixels @ (4 * ((1e4 * (12.9898 * place).sin()) % 1 - 0.5))).detach()
+    return normalize(four[:, :3], dim=1), LARGEST_ANGLE * four[:, 3:].tanh()
+
+
+MUTATIONS = [("CrossDConv2d.rotation", random_turn)]
 
 
 def drawn(make, seed: int = 0):
@@ -257,6 +271,21 @@ def test_it_learns_and_the_same_seed_gives_the_same_numbers(mode):
     assert first.loss[0, -4:].mean() < first.loss[0, :4].mean() - 0.2
 
 
+def test_the_arms_without_the_mechanism():
+    x = normal(6, 2, 8, 8).float()
+    still = drawn(lambda: Still(2, 3, 3))
+    rolled = still.weight.roll((1, 1, 1), SPATIAL)[:, :, 1]
+    torch.testing.assert_close(still(x), conv2d(x, rolled, padding=1), rtol=0, atol=1e-5)
+    layer = drawn(lambda: RandomHead(2, 3, 3, 8, torch.Generator().manual_seed(0)))
+    k, theta = layer.rotation(x)
+    torch.testing.assert_close(k.norm(dim=1), torch.ones(6))
+    assert theta.std() > 0.1
+    assert theta.abs().max() <= LARGEST_ANGLE
+    assert not k.requires_grad
+    assert "projection" not in layer.state_dict()
+    torch.testing.assert_close(layer.rotation(x[:1])[0], k[:1])  # whatever the others in the batch
+
+
 # --- into three dimensions --------------------------------------------------------------------------------
 
 
@@ -394,6 +423,7 @@ REFUSED = [
     (lambda: translation(K3[:, :2], ANGLE), r"expected k .*, got \(2, 2\) and \(2, 1\)"),
     (lambda: linearised_rotation(K3[0], ANGLE), r"expected k .*, got \(3,\) and \(2, 1\)"),
     (lambda: ACSConv3d(nn.Conv2d(1, 3, 3)), "conv must have stride 1, padding 1 and one group"),
+    (lambda: ACSConv3d(nn.Conv2d(1, 2, 3, padding=1)), "conv must have >= 3 output channels, .* got 2"),
     (lambda: solids(0, 12, 0.1, torch.Generator()), "n must be >= 1, got 0"),
     (lambda: solids(4, 10, 0.1, torch.Generator()), "side must be a multiple of 4, >= 4, got 10"),
     (lambda: solids(4, 12, -0.1, torch.Generator()), "noise must be >= 0, got -0.1"),

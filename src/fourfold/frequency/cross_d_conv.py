@@ -16,9 +16,9 @@ K. It is no rotation. Three modes share everything else:
 All three are linear in the weights, so the layer makes one (K^2, K^3) matrix per input, the same for every
 channel, and multiplies; ``shift_kernel`` is the operation as the paper writes it.
 
-Axes are in the order depth, height, width (x, y, z of the authors' code). Departures: the head's BatchNorm
-always takes the statistics of the batch at hand, in evaluation too (the authors': running averages); groups
-work for any number that divides the channels. As in the authors' layer there is no bias.
+Axes are in the order depth, height, width (x, y, z of the authors' code). Departure: the head's BatchNorm
+always takes the statistics of the batch at hand, in evaluation too (the authors': running averages). As in
+the authors' layer there is no bias, and groups are those of ``Conv2d``.
 """
 
 import math
@@ -245,6 +245,35 @@ class CrossDConv2d(nn.Module):
         return _conv3d(self.weight, cin * self.groups, cout, self.K, self.stride, self.padding, self.groups)
 
 
+class Still(CrossDConv2d):
+    """The same layer with the angle held at 0: nothing is learned about where the kernels go."""
+
+    def rotation(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Axis (batch, 3) as learned, angle (batch, 1) 0."""
+        k, angle = super().rotation(x)
+        return k, 0 * angle
+
+
+class RandomHead(CrossDConv2d):
+    """The same layer with axis and angle at random for each input: projections of its pixels, never trained.
+
+    ``side``: height and width of the inputs. ``generator`` draws the projections.
+    """
+
+    projection: Tensor
+
+    def __init__(self, cin: int, cout: int, K: int, side: int, generator: torch.Generator):
+        super().__init__(cin, cout, K)
+        projection = torch.randn(cin * side * side, 4, generator=generator)
+        self.register_buffer("projection", projection, persistent=False)
+
+    def rotation(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Axis (batch, 3) of length 1, angle (batch, 1) within pi/4."""
+        pixels = (x - x.mean((-2, -1), keepdim=True)).flatten(1)
+        four = (nn.functional.normalize(pixels, dim=1) @ self.projection).detach()
+        return nn.functional.normalize(four[:, :3], dim=1), LARGEST_ANGLE * four[:, 3:].tanh()
+
+
 def _conv3d(weight: Tensor, cin: int, cout: int, K: int, stride: int, padding: int, groups: int) -> nn.Conv3d:
     conv = nn.Conv3d(cin, cout, K, stride, padding, groups=groups, bias=False, device=weight.device)
     conv.load_state_dict({"weight": weight})
@@ -264,8 +293,8 @@ class ACSConv3d(nn.Module):
     """ACS convolution (arXiv 1911.10477): each plane of a volume gets a third of the 2-D kernels.
 
     The first third is axial (height, width), the next coronal (depth, width), the rest sagittal (depth,
-    height); what does not divide goes to the first. For stride 1, odd K, padding K//2 and one group; raises
-    ``ValueError`` for another convolution.
+    height); what does not divide goes to the first. For stride 1, odd K, padding K//2, one group and at least
+    three output channels; raises ``ValueError`` for another convolution.
     """
 
     def __init__(self, conv: nn.Conv2d):
@@ -273,6 +302,8 @@ class ACSConv3d(nn.Module):
         K = _checked(conv.kernel_size[0])
         if conv.stride != (1, 1) or conv.padding != (K // 2, K // 2) or conv.groups != 1:
             raise ValueError(f"conv must have stride 1, padding {K // 2} and one group, got {conv}")
+        if conv.out_channels < 3:
+            raise ValueError(f"conv must have >= 3 output channels, one a plane, got {conv.out_channels}")
         self.weight = nn.Parameter(conv.weight.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
