@@ -16,6 +16,7 @@ CHAPTERS = [record for record in records.chapters() if any(claim.mutation for cl
 def test_exact_claims_turn_without_their_mechanism_as_is_kept(record):
     kept = survival.read(record.slug)
     for claim, outcome in mutation.run([record.slug], exact=True)[record.slug].items():
+        assert claim in kept, f"{claim}: make mutate NAME={record.slug}"
         assert outcome["turned"] == kept[claim]["turned"], f"{claim}: {outcome}"
 
 
@@ -23,7 +24,7 @@ def test_exact_claims_turn_without_their_mechanism_as_is_kept(record):
 def test_what_is_kept_is_of_todays_code_and_criteria(record):
     known, kept = mutation.of(record), survival.read(record.slug)
     named = {claim for claims in mutation.named(record).values() for claim in claims}
-    assert kept.keys() == named, "make mutate"
+    assert kept.keys() <= named
     for claim, outcome in kept.items():
         assert outcome["criteria"] == rule.digest(record.claim(claim)), f"{claim}: make mutate"
         assert outcome["sources"] == mutation.sources_of(record, known[outcome["mutation"]]), "make mutate"
@@ -32,10 +33,12 @@ def test_what_is_kept_is_of_todays_code_and_criteria(record):
 @pytest.mark.parametrize("record", records.chapters(), ids=lambda record: record.slug)
 def test_every_reproduced_claim_has_a_mutation_or_a_timed_ablation(record):
     run = evidence.read(record.slug, "recorded")
-    words = {face["claim"]: face["verdict"] for face in run["verdicts"]}
-    for claim in record.claims:
-        if words.get(claim.id) == "reproduced" and not claim.check:
-            assert claim.mutation or "timed" in claim.evidence, claim.id
+    judged = [claim for claim in record.claims if claim.criteria and not claim.check]
+    for claim in judged:
+        face = evidence.face(record, run, claim.id)
+        if face and face["verdict"] == "reproduced" and "timed" not in claim.evidence:
+            assert claim.mutation, f"{claim.id} needs a mutation"
+            assert claim.id in survival.read(record.slug), f"{claim.id}: make mutate NAME={record.slug}"
 
 
 def zero(*_, **__):
