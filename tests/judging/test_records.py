@@ -249,3 +249,18 @@ def test_papers_per_part():
     assert counts == {
         "optics": 4, "frequency": 6, "hybrids": 11, "efficiency": 8, "restoration": 8, "theory": 14
     }  # fmt: skip
+
+
+def test_every_abstract_is_cut_into_clauses():
+    assert not [record.slug for record in records.load_all() if not record.abstract]
+
+
+@pytest.mark.parametrize("record", records.chapters(), ids=lambda record: record.slug)
+def test_a_chapters_record_says_what_a_referee_asks(record):
+    for claim in record.claims:
+        assert claim.criteria, f"{claim.id} is not judged: it belongs into a clause with why_not"
+        assert claim.kind, claim.id
+        assert all(criterion.source for criterion in claim.criteria.values()), claim.id
+        assert all(control.kind for control in claim.controls.values()), claim.id
+        if not claim.check:
+            assert claim.expected, claim.id

@@ -38,7 +38,7 @@ def test_sources_are_all_that_the_numbers_depend_on_and_nothing_else():
     assert not unread & names
 
 
-def executed(path, profile="full", status="completed", commit="4c50398", **claim):
+def executed(path, profile="full", status="completed", commit="4c50398", silent=False, **claim):
     (first, *_) = RECORD.claims
     run = {
         "kind": "run",
@@ -56,7 +56,12 @@ def executed(path, profile="full", status="completed", commit="4c50398", **claim
         "findings": [],
     }
     kept = {"kind": "data", "paper": RECORD.slug, "name": "recall", "data": {"a": [1.0]}}
-    faces = (run, judged | claim, kept)
+    others = [
+        judged | {"claim": other.id, "criteria": rule.digest(other)}
+        for other in RECORD.claims[1:]
+        if other.criteria and not silent
+    ]
+    faces = (run, judged | claim, *others, kept)
     outputs = [nbformat.v4.new_output("display_data", {}, metadata={"fourfold": face}) for face in faces]
     cell = nbformat.v4.new_code_cell("run", outputs=outputs, metadata={"papermill": {"status": status}})
     node = nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {"duration": 61.7}})
@@ -94,7 +99,7 @@ def test_a_claim_is_found_only_under_todays_criteria_and_parameters(tmp_path):
     evidence.keep(RECORD.slug, "recorded", executed(tmp_path / "ran.ipynb", profile="recorded"))
     run = evidence.read(RECORD.slug, "recorded")
     assert evidence.face(RECORD, run, first)["verdict"] == "reproduced"
-    assert evidence.face(RECORD, run, RECORD.claims[1].id) is None
+    assert evidence.face(RECORD, run, RECORD.claims[1].id)["claim"] == RECORD.claims[1].id
     assert evidence.face(RECORD, None, first) is None
     assert evidence.face(RECORD, run | {"parameters": RECORD.values("quick")}, first) is None
     path = executed(tmp_path / "ran.ipynb", profile="recorded", criteria="0" * 16)
@@ -109,6 +114,10 @@ def test_only_a_finished_run_with_the_tiers_parameters_is_kept(tmp_path):
         evidence.keep(RECORD.slug, "recorded", executed(tmp_path / "ran.ipynb"))
     with pytest.raises(ValueError, match="did not run to its end"):
         evidence.keep(RECORD.slug, "full", executed(tmp_path / "ran.ipynb", status="failed"))
+    with pytest.raises(ValueError, match="were not committed: commit them first"):
+        evidence.keep(RECORD.slug, "full", executed(tmp_path / "ran.ipynb", commit=None))
+    with pytest.raises(ValueError, match="shows no verdict on C2, "):
+        evidence.keep(RECORD.slug, "full", executed(tmp_path / "ran.ipynb", silent=True))
     assert not evidence.DATA.exists()
 
 

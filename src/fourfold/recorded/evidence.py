@@ -87,11 +87,17 @@ def keep(slug: str, tier: Tier, notebook: Path) -> Path:
             f"{slug} ran while code or criteria were not committed: commit them first, so that everybody "
             "sees that they were there before the result"
         )
+    judged = executed.faces(notebook, "verdict")
+    asked = {claim.id for claim in records.load(slug).claims if claim.criteria}
+    if silent := asked - {face["claim"] for face in judged}:
+        raise ValueError(
+            f"{slug} shows no verdict on {', '.join(sorted(silent))}: a cell shows only its last expression"
+        )
     entry = {
         **{key: value for key, value in run.items() if key != "kind"},
         "seconds": round(executed.seconds(notebook)),
         "sources": sources(slug),
-        "verdicts": executed.faces(notebook, "verdict"),
+        "verdicts": judged,
         "data": {face["name"]: face["data"] for face in executed.faces(notebook, "data")},
     }
     file = path(slug, tier)
