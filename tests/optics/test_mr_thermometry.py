@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from scipy import constants
 from skimage.restoration import denoise_tv_chambolle
 from torch import nn
 from torch.func import functional_call
@@ -15,12 +16,14 @@ from torch.nn.functional import conv2d, pad
 
 from fourfold.judging import parameters, records
 from fourfold.optics.mr_thermometry import (
+    GAMMA,
     CModReLU,
     ComplexBatchNorm2d,
     ComplexConv2d,
     ComplexUNet,
     Correction,
     PrimalDual,
+    convolved,
     data_consistency,
     fftc,
     ifftc,
@@ -133,6 +136,8 @@ def test_total_variation_lowers_its_objective_and_is_zero_filling_without_weight
 def test_a_degree_turns_the_phase_by_the_cards_number():
     assert phase_per_degree(1.5, 0.02) == pytest.approx(-0.0803, abs=5e-5)
     assert math.pi / abs(phase_per_degree(1.5, 0.02)) == pytest.approx(39, abs=0.2)
+    proton = constants.physical_constants["proton gyromag. ratio in MHz/T"][0]
+    assert pytest.approx(1e6 * proton, rel=2e-5) == GAMMA
 
 
 def test_heating_comes_back_and_needs_conjugate_sign_and_phase():
@@ -320,18 +325,23 @@ def test_the_networks_start_where_the_paper_starts_them():
         assert unet(g).shape == g.shape
 
 
-def test_a_domain_that_is_removed_has_no_weights_and_no_say():
+def test_one_domain_has_as_many_weights_and_never_sees_k_space():
     g = stacked(normal(2, 1, 8, 8))
-    both, primal, dual = (tiny(domains=domains).double() for domains in ("both", "primal", "dual"))
-    assert len(primal.dual) == len(primal.w_dual) == len(dual.primal) == len(dual.w_primal) == 0
-    assert size(both) == size(primal) + size(dual)
+    both, image = (tiny(domains=domains).double() for domains in ("both", "image"))
+    assert size(both) == size(image)
     with torch.no_grad():
-        for w in dual.w_dual:
+        assert not torch.allclose(both(g), image(g))
+        for w in image.w_primal:
             w.zero_()
-        torch.testing.assert_close(dual(g), stacked(ifftc(unstacked(g))), **EXACT)
-        for w in primal.w_primal:
-            w.zero_()
-        torch.testing.assert_close(primal(g), stacked(ifftc(unstacked(g))), **EXACT)
+        torch.testing.assert_close(image(g), stacked(ifftc(unstacked(g))), **EXACT)
+    # Its corrections are local: a pixel far from a change in the image does not feel it.
+    local = tiny(domains="image", iters=1, zero_filled=True).double()
+    x, y = normal(1, 1, 24, 24), normal(1, 1, 24, 24)
+    x[..., 0, 0] = 100  # the same largest modulus
+    y[..., :12, :] = x[..., :12, :]
+    with torch.no_grad():
+        one, other = (local(stacked(fftc(z)))[..., 4, :] for z in (x, y))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
 
 
 def test_only_the_complex_network_turns_with_its_data():
@@ -385,7 +395,7 @@ def test_the_same_seed_makes_the_same_network():
         (lambda: PrimalDual(iters=0), "iters must be >= 1, got 0"),
         (lambda: PrimalDual(primal="dense"), "primal must be one of conv, unet, got 'dense'"),
         (lambda: PrimalDual(kind="quaternion"), "kind must be one of complex, crelu, real, got 'quaternion'"),
-        (lambda: PrimalDual(domains="none"), "domains must be one of both, primal, dual, got 'none'"),
+        (lambda: PrimalDual(domains="none"), "domains must be one of both, image, got 'none'"),
         (lambda: PrimalDual(primal="unet", kind="real"), "kind must be 'complex' with primal = 'unet'"),
     ],
 )
@@ -398,7 +408,7 @@ def test_bad_input(call, message):
     ("given", "message"),
     [
         ({"n": 16, "af": 20}, "af = 20: expected at most n, which is 16"),
-        ({"n": 16, "sweep": [4, 18]}, r"sweep = \[4, 18\]: expected at most n, which is 16"),
+        ({"tenfold": 33}, "tenfold = 33: expected a multiple of 8"),
         ({"b0": 7.0}, "b0 = 7.0: expected float, 0.1..3"),
     ],
 )
@@ -412,3 +422,33 @@ def test_at_the_strongest_field_and_longest_echo_heating_still_has_one_phase():
     allowed = records.load("mr_thermometry").parameters
     heating = phantom(32, stream(0, "patient")).heating.max()
     assert heating * abs(phase_per_degree(allowed["b0"].max, allowed["te"].max)) < 0.9 * math.pi
+
+
+# --- mutations --------------------------------------------------------------------------------------------
+
+FORWARD, CORRECT = PrimalDual.forward, Correction.forward
+
+
+def one_domain(self, g):
+    """The corrections of k-space are made to the image, too: one domain in place of two."""
+    self.domains = "image"
+    return FORWARD(self, g)
+
+
+def silent(self, x):
+    """Every learnt correction is zero."""
+    return 0 * CORRECT(self, x)
+
+
+def split(self, x):
+    """Complex convolutions multiply by real numbers only: real and imaginary parts never meet."""
+    re, im = self.weight
+    kernel = torch.cat([torch.cat([re, 0 * im], 1), torch.cat([0 * im, re], 1)])
+    return convolved(x, kernel, None if self.bias is None else self.bias.flatten(), self.padding)
+
+
+MUTATIONS = [
+    ("PrimalDual.forward", one_domain),
+    ("Correction.forward", silent),
+    ("ComplexConv2d.forward", split),
+]

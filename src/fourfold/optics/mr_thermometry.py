@@ -13,7 +13,9 @@ Written after the authors' code (soumickmj/NCC1701, ``Bridge/WarpDrives/PDUNet``
 Complex maps run through the layers *stacked*: (batch, 2 channels, height, width), all real parts first. A
 complex convolution is then one real convolution with the kernel [[Re, -Im], [Im, Re]].
 
-Departures. ``m`` is the maximum of each sample, not of the batch tensor. A complex bias is b, where the
+Departures. Their training configuration returns magnitudes (``return_abs``), which has no temperature; ours
+returns the complex image. ``m`` is the maximum of each sample, not of the batch tensor. BatchNorm's eps is
+added to the covariance, theirs elsewhere, a difference of 6e-7. A complex bias is b, where the
 code's arithmetic makes it (1 + i) b. The code's real primal path, which drops the phase, is left out: its
 place takes a net of real convolutions on the stacked maps, for comparison. Tables of the paper were not
 available. Patients are synthetic.
@@ -34,7 +36,7 @@ ALPHA = -0.01e-6
 """Chemical shift of water per degree."""
 
 Kind = Literal["complex", "crelu", "real"]
-Domains = Literal["both", "primal", "dual"]
+Domains = Literal["both", "image"]
 
 
 # --- thermometry and acquisition --------------------------------------------------------------------------
@@ -438,8 +440,9 @@ class PrimalDual(nn.Module):
     channels. ``f`` starts at 0, or with ``zero_filled`` at the zero-filled image; ``h`` at 0. Corrections
     enter with a learnt weight per channel that starts at 1 for D and at ``primal_weight`` for P.
 
-    ``domains`` "primal" removes D: h stays what was measured. "dual" removes P: f is the image of h, which
-    starts as what was measured. Raises ``ValueError`` for sizes < 1 and unknown names.
+    ``domains`` "image" leaves the Fourier transforms between f and h out: D corrects images, with as many
+    weights, and m is the largest modulus of the zero-filled one. Raises ``ValueError`` for sizes < 1 and
+    unknown names.
     """
 
     def __init__(
@@ -467,7 +470,7 @@ class PrimalDual(nn.Module):
         for name, value, known in (
             ("primal", primal, ("conv", "unet")),
             ("kind", kind, ("complex", "crelu", "real")),
-            ("domains", domains, ("both", "primal", "dual")),
+            ("domains", domains, ("both", "image")),
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
@@ -480,32 +483,27 @@ class PrimalDual(nn.Module):
         # A complex weight per channel, or a real one per stacked channel.
         parts = 1 if kind == "real" else 2
         for _ in range(iters):
-            if domains != "primal":
-                self.dual.append(Correction(n_dual + 2, n_dual, features, kind, wrap=True, bias=bias))
-                self.w_dual.append(_weight(parts, n_dual, 1.0))
-            if domains != "dual":
-                self.primal.append(
-                    ComplexUNet(n_primal + 1, n_primal, features)
-                    if primal == "unet"
-                    else Correction(n_primal + 1, n_primal, features, kind, wrap=False, bias=bias)
-                )
-                self.w_primal.append(_weight(parts, n_primal, primal_weight))
+            self.dual.append(Correction(n_dual + 2, n_dual, features, kind, wrap=True, bias=bias))
+            self.w_dual.append(_weight(parts, n_dual, 1.0))
+            self.primal.append(
+                ComplexUNet(n_primal + 1, n_primal, features)
+                if primal == "unet"
+                else Correction(n_primal + 1, n_primal, features, kind, wrap=False, bias=bias)
+            )
+            self.w_primal.append(_weight(parts, n_primal, primal_weight))
 
     def forward(self, g: Tensor) -> Tensor:
         """K-space (batch, 2, height, width), 0 where nothing was measured -> image, the same shape."""
-        m = g.square().sum(-3, keepdim=True).amax((-2, -1), keepdim=True).sqrt()
-        measured, image = g / m, _transformed(ifftc, g)
+        image = _transformed(ifftc, g)
+        forth, back = (fftc, ifftc) if self.domains == "both" else (_unchanged, _unchanged)
+        seen = g if self.domains == "both" else image
+        m = seen.square().sum(-3, keepdim=True).amax((-2, -1), keepdim=True).sqrt()
         f = _repeated(image if self.zero_filled else torch.zeros_like(image), self.n_primal)
-        h = _repeated(torch.zeros_like(g) if self.domains == "both" else measured, self.n_dual)
+        h = _repeated(torch.zeros_like(g), self.n_dual)
         for i in range(self.iters):
-            if self.domains != "primal":
-                spectrum = _transformed(fftc, _mean(f)) / m
-                h = h + _weighted(self.w_dual[i], self.dual[i](_joined(h, spectrum, measured)))
-            seen = _transformed(ifftc, _mean(h)) * m
-            if self.domains == "dual":
-                f = _repeated(seen, self.n_primal)
-            else:
-                f = f + _weighted(self.w_primal[i], self.primal[i](_joined(f, seen)))
+            spectrum = _transformed(forth, _mean(f)) / m
+            h = h + _weighted(self.w_dual[i], self.dual[i](_joined(h, spectrum, seen / m)))
+            f = f + _weighted(self.w_primal[i], self.primal[i](_joined(f, _transformed(back, _mean(h)) * m)))
         return _mean(f)
 
 
@@ -546,6 +544,10 @@ def _joined(*maps: Tensor) -> Tensor:
     """Stacked maps side by side, and stacked again: all real parts first."""
     halves = [x.chunk(2, -3) for x in maps]
     return torch.cat([re for re, _ in halves] + [im for _, im in halves], -3)
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 def _transformed(transform: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
