@@ -52,6 +52,11 @@ def test_what_a_call_may_have_changed_is_kept_and_later_statements_are_not():
     assert "'C1'" not in sliced
 
 
+def test_a_part_of_what_is_needed_may_be_changed():
+    page = "errors = {'a': []}\nfor n in range(3):\n    errors['a'].append(n)\nchapter.judge('C1', x=errors)"
+    assert slice_for(page, ["C1"]) == page
+
+
 def test_a_claim_that_nobody_judges_is_refused():
     with pytest.raises(ValueError, match="no statement judges C9"):
         slice_for(PAGE, ["C9"])

@@ -70,20 +70,24 @@ def _loaded(statement: ast.stmt) -> Iterator[str]:
             yield node.id
 
 
+def _whole(part: ast.expr) -> Iterator[str]:
+    """The name that a part belongs to: ``errors`` of ``errors["a"].append``."""
+    while isinstance(part, (ast.Subscript, ast.Attribute)):
+        part = part.value
+    if isinstance(part, ast.Name):
+        yield part.id
+
+
 def _changed(statement: ast.stmt) -> Iterator[str]:
     """The names whose objects a statement may change without binding them."""
     if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
         return
     for node in ast.walk(statement):
         match node:
-            case ast.Call(func=ast.Attribute(value=ast.Name(id=name))):
-                yield name
-            case ast.Subscript(ctx=ast.Store()) | ast.Attribute(ctx=ast.Store()):
-                whole: ast.expr = node
-                while isinstance(whole, (ast.Subscript, ast.Attribute)):
-                    whole = whole.value
-                if isinstance(whole, ast.Name):
-                    yield whole.id
+            case ast.Call(func=ast.Attribute() as part):
+                yield from _whole(part)
+            case (ast.Subscript(ctx=ast.Store()) | ast.Attribute(ctx=ast.Store())) as part:
+                yield from _whole(part)
     match statement:
         case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id="chapter")))):
             pass  # it keeps and judges, and changes nothing
