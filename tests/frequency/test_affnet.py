@@ -392,9 +392,10 @@ MASK_OF = AFFMixer.mask_of
 
 
 def one_mask(self, frequencies):
-    """All images of a batch get the same mask, their mean."""
+    """All images of a batch get the same mask, their mean, but for a thousandth of their own."""
     mask = MASK_OF(self, frequencies)
-    return mask.mean(0, keepdim=True).expand_as(mask)
+    # What is left of their own keeps the page from dividing by a spread of none.
+    return 0.999 * mask.mean(0, keepdim=True) + 0.001 * mask
 
 
 MUTATIONS = [
