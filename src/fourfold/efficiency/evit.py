@@ -372,8 +372,8 @@ class SideBySide(EViT):
 
     def __init__(self, *, patch: int, dim: int, depth: int, heads: int, classes: int, **how: Any):
         sizes = {"dim": dim, "depth": depth, "heads": heads, "classes": classes}
-        super().__init__(image=SIDE, patch=patch, channels=1, **sizes, **how)
-        self.vit = ViT(tokens=2 * _tokens(SIDE, patch), mlp_ratio=MLP_RATIO, **sizes)
+        super().__init__(image=SIDE, patch=patch, channels=1, **sizes, **how)  # type: ignore[arg-type]
+        self.vit = ViT(tokens=2 * _tokens(SIDE, patch), mlp_ratio=MLP_RATIO, **sizes)  # type: ignore[arg-type]
 
 
 def beside_background(digits: Tensor, right: Tensor, generator: torch.Generator) -> Tensor:

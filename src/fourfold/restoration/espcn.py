@@ -199,7 +199,7 @@ def least_squares_layer(pairs: Pairs, r: int, k: int = 5, places: bool = True) -
         filters = filters.mean(0, keepdim=True).expand_as(filters)
     with torch.no_grad():
         layer.last.weight.copy_(filters[:, :-1].reshape(layer.last.weight.shape))
-        layer.last.bias.copy_(filters[:, -1])
+        layer.last.bias.copy_(filters[:, -1])  # type: ignore[union-attr]
     return layer
 
 
