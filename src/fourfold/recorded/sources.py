@@ -178,7 +178,8 @@ def experiment(notebook: Path) -> str:
     """The code of a page that its numbers go through.
 
     Without its parameters, which a run states itself; of a cell that draws, only what it does up to the last
-    thing that it keeps or judges; and without functions and constants that nothing of the rest uses.
+    thing that it keeps or judges, and what it defines; and without functions and constants that nothing of
+    the rest uses.
     """
     body: list[ast.stmt] = []
     for cell in _code_cells(notebook):
@@ -236,7 +237,7 @@ _LITERAL = (ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.Set, ast.UnaryOp, a
 
 
 def _until_kept(statements: list[ast.stmt]) -> list[ast.stmt]:
-    """The statements of a cell up to the last that keeps or judges something."""
+    """The statements of a cell up to the last that keeps or judges something, and definitions after it."""
     kept = [
         i
         for i, statement in enumerate(statements)
@@ -244,7 +245,9 @@ def _until_kept(statements: list[ast.stmt]) -> list[ast.stmt]:
             isinstance(node, ast.Attribute) and node.attr in ("keep", "judge") for node in ast.walk(statement)
         )
     ]
-    return statements[: kept[-1] + 1] if kept else []
+    until = kept[-1] + 1 if kept else 0
+    later = [s for s in statements[until:] if isinstance(s, (ast.FunctionDef, ast.ClassDef))]
+    return statements[:until] + later
 
 
 def _statements(module: _Module, names: Collection[str]) -> list[ast.stmt]:
