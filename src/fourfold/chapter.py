@@ -5,6 +5,7 @@ spot-checked. Any other run is judged by itself.
 """
 
 import html
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -116,4 +117,6 @@ def open_chapter(slug: str, namespace: Mapping[str, Any]) -> Chapter:
     record = records.load(slug)
     values = parameters.validate(record, namespace)
     training.deterministic()
+    # tqdm, which transformers imports, says so in every notebook that has no widgets.
+    warnings.filterwarnings("ignore", message="IProgress not found")
     return Chapter(record, values, parameters.profile(record, values))
