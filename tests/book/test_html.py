@@ -85,7 +85,8 @@ def test_no_page_shows_a_traceback_or_a_warning(pages):
 def test_ledger_lists_every_paper_and_claim(pages):
     everything = records.load_all()
     claims = [claim for record in everything for claim in record.claims]
-    assert f"51 papers, {len(claims)} claims." in pages["chapters/ledger"].get_text()
+    papers = sum(not claim.check for claim in claims)
+    assert f"51 papers, {papers} claims." in pages["chapters/ledger"].get_text()
     table = pages["chapters/ledger"].select_one("table.ledger").get_text()
     for claim in claims:
         assert claim.statement in table
