@@ -20,7 +20,7 @@ def crossed(claims: pd.DataFrame) -> pd.DataFrame:
     """How many claims were expected to be what (rows) and became what (columns)."""
     found = predicted(claims)
     counted = pd.crosstab(found.expected, found.verdict)
-    return counted.reindex(index=WORDS, columns=WORDS, fill_value=0)
+    return counted.reindex(index=WORDS, columns=WORDS, fill_value=0).astype(int)
 
 
 def hits(claims: pd.DataFrame) -> pd.DataFrame:
@@ -31,7 +31,7 @@ def hits(claims: pd.DataFrame) -> pd.DataFrame:
     counted.loc["all kinds"] = [len(found), right.sum()]
     rows = []
     for kind, (predictions, hit) in counted.iterrows():
-        share = hit / predictions if predictions else float("nan")
+        share = hit / predictions if predictions else 0.0
         low, high = _exact(int(hit), int(predictions))
         rows.append((kind, int(predictions), int(hit), share, low, high))
     return pd.DataFrame(rows, columns=["kind", "predicted", "right", "share", "low", "high"])
