@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import pandas as pd
-from scipy import stats
 
 from fourfold.judging import rule
 from fourfold.judging.records import Record
@@ -32,17 +31,9 @@ def hits(claims: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for kind, (predictions, hit) in counted.iterrows():
         share = hit / predictions if predictions else 0.0
-        low, high = _exact(int(hit), int(predictions))
+        low, high = rule.share_interval(int(hit), int(predictions))
         rows.append((kind, int(predictions), int(hit), share, low, high))
     return pd.DataFrame(rows, columns=["kind", "predicted", "right", "share", "low", "high"])
-
-
-def _exact(hit: int, predictions: int) -> tuple[float, float]:
-    """Clopper and Pearson's interval of a share."""
-    if not predictions:
-        return 0.0, 1.0
-    interval = stats.binomtest(hit, predictions).proportion_ci(0.95, method="exact")
-    return float(interval.low), float(interval.high)
 
 
 def changed(everything: Sequence[Record], claims: pd.DataFrame) -> pd.DataFrame:

@@ -130,7 +130,7 @@ def clauses(everything: Sequence[Record], table: pd.DataFrame) -> pd.DataFrame:
     for record in everything:
         for clause in record.abstract:
             said = [verdicts[record.slug, claim] for claim in clause.claims]
-            judged = any(word in ("reproduced", "not reproduced") for word in said)
+            judged = any(word in rule.DECIDED for word in said)
             held = bool(said) and all(word == "reproduced" for word in said)
             rows.append([record.part, 1, bool(said), judged, held])
     counted = pd.DataFrame(rows, columns=["part", *CLAUSES]).groupby("part")[list(CLAUSES)].sum().astype(int)

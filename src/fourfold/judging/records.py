@@ -67,7 +67,7 @@ CONTROLS = {
 }
 
 # A verdict's four words; the judge gives them, a record expects one and keeps earlier ones.
-Settled = Literal["reproduced", "not reproduced", "inconclusive", "beyond this scale"]
+VerdictWord = Literal["reproduced", "not reproduced", "inconclusive", "beyond this scale"]
 
 
 class RecordError(ValueError):
@@ -146,7 +146,7 @@ class Region:
         """Whether the two have no number in common."""
         edges = [e for r in (self, other) for e in (r._low, r._high)]
         near = [math.nextafter(e, way) for e in edges for way in (-math.inf, math.inf)]
-        return not any(point in self and point in other for point in (*edges, *near, 0.0))
+        return not any(point in self and point in other for point in (*edges, *near))
 
     def __str__(self) -> str:
         return self.text
@@ -228,14 +228,14 @@ Sentence = Annotated[str, Field(min_length=10, pattern=r"[.?!]$")]
 class Expected(_Model):
     """The word that we expect of a claim, written before the run that judges it, and why."""
 
-    word: Settled
+    word: VerdictWord
     basis: Sentence
 
 
 class Earlier(_Model):
     """A word that a claim had before, and why it is no longer said."""
 
-    word: Settled
+    word: VerdictWord
     date: datetime.date
     why: Sentence
 

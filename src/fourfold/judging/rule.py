@@ -25,6 +25,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -38,20 +39,14 @@ from fourfold.judging.records import (
     Evidence,
     Quantity,
     Region,
-    Settled,
+    VerdictWord,
 )
 
-VERDICTS = get_args(Settled)
+VERDICTS = get_args(VerdictWord)
+DECIDED = ("reproduced", "not reproduced")
+"""The verdicts that say yes or no."""
 CHECKED = ("holds", "fails")
-Word = Literal[
-    "reproduced",
-    "not reproduced",
-    "inconclusive",
-    "beyond this scale",
-    "holds",
-    "fails",
-    "not recorded yet",
-]
+Word = Literal[VerdictWord, "holds", "fails", "not recorded yet"]
 UNRECORDED: Word = "not recorded yet"
 """In a verdict's place where a claim depends on seeds or time and no run has its criteria."""
 UNJUDGED = "not judged yet"
@@ -112,8 +107,7 @@ def estimate(quantity: Quantity, values: Any) -> Estimate:
     if statistic == "fraction":
         if not np.isin(array, (0, 1)).all():
             raise ValueError(f"{quantity.what}: fraction needs truth values, got {values!r}")
-        interval = stats.binomtest(int(array.sum()), n).proportion_ci(0.95, method="exact")
-        return Estimate(float(array.mean()), float(interval.low), float(interval.high), n)
+        return Estimate(float(array.mean()), *share_interval(int(array.sum()), n), n)
     if statistic == "median":
         # The interval from the k-th smallest round to the k-th largest covers the median with 95 % or more.
         k = int(stats.binom.ppf(0.025, n, 0.5))
@@ -121,6 +115,14 @@ def estimate(quantity: Quantity, values: Any) -> Estimate:
         low, high = (float(rounds[k - 1]), float(rounds[-k])) if k else (-math.inf, math.inf)
         return Estimate(float(np.median(array)), low, high, n)
     return Estimate(*mean_interval(array), n)
+
+
+def share_interval(successes: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share by Clopper and Pearson: (low, high); from no trial it is everything."""
+    if n == 0:
+        return 0.0, 1.0
+    interval = stats.binomtest(successes, n).proportion_ci(0.95, method="exact")
+    return float(interval.low), float(interval.high)
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
@@ -316,10 +318,9 @@ def _word(findings: Sequence[Finding], check: bool) -> tuple[Word, str]:
 def _twins(findings: Sequence[Finding]) -> str:
     """Two sampled quantities with the same number at every seed, if it is not one number at all of them."""
     sampled = [f for f in findings if f.evidence == "recorded" and f.values and len(f.values) > 1]
-    for i, one in enumerate(sampled):
-        for other in sampled[i + 1 :]:
-            if one.values == other.values and any(value != one.values[0] for value in one.values):
-                return f"{one.what}; {other.what}"
+    for one, other in combinations(sampled, 2):
+        if one.values == other.values and any(value != one.values[0] for value in one.values):
+            return f"{one.what}; {other.what}"
     return ""
 
 

@@ -54,8 +54,7 @@ def recall(verdict: Verdict, face: Mapping[str, Any] | None, basis: str) -> Verd
 
 def at_twice_the_budget(verdict: Verdict, face: Mapping[str, Any] | None) -> Verdict:
     """A verdict beside that of the same run at twice the budget, ``face``: a word that changes is untold."""
-    settled = ("reproduced", "not reproduced")
-    if face is None or verdict.word not in settled:
+    if face is None or verdict.word not in rule.DECIDED:
         return verdict
     if face["verdict"] == verdict.word:
         return replace(verdict, basis=f"{verdict.basis} At twice the budget the word is the same.")

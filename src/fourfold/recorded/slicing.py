@@ -3,6 +3,8 @@
 import ast
 from collections.abc import Collection, Iterator
 
+from fourfold.recorded import sources
+
 
 def slice_for(code: str, claims: Collection[str]) -> str:
     """The statements of ``code`` that the verdicts on these claims depend on, in their order.
@@ -26,12 +28,11 @@ def slice_for(code: str, claims: Collection[str]) -> str:
         for name in _bound(s)
     }
     kept |= {i for i, s in enumerate(body[:last]) if isinstance(s, (ast.Import, ast.ImportFrom))}
-    needed: set[str] = set()
     before = -1
     # Until nothing is added: a function may use what is bound only after it.
     while len(kept) > before:
         before = len(kept)
-        needed = {name for i in kept for name in _loaded(body[i])}
+        needed = {name for i in kept for name in sources.loaded(body[i])}
         for i, statement in enumerate(body[:last]):
             if set(_bound(statement)) & needed or set(_changed(statement)) & (needed - fixed):
                 kept.add(i)
@@ -62,12 +63,6 @@ def _bound(statement: ast.stmt) -> Iterator[str]:
                     yield node.id
                 elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                     yield node.name
-
-
-def _loaded(statement: ast.stmt) -> Iterator[str]:
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            yield node.id
 
 
 def _whole(part: ast.expr) -> Iterator[str]:

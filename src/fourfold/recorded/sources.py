@@ -208,6 +208,11 @@ def files(notebook: Path) -> list[str]:
     return sorted(str(_file(module).relative_to(records.ROOT)) for module in found)
 
 
+def loaded(statement: ast.stmt) -> set[str]:
+    """The names that a statement reads."""
+    return {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+
+
 def _code_cells(notebook: Path) -> list[NotebookNode]:
     cells = jupytext.read(notebook, fmt="md:myst").cells
     return [cell for cell in cells if cell.cell_type == "code"]
@@ -216,15 +221,12 @@ def _code_cells(notebook: Path) -> list[NotebookNode]:
 def _unused(body: Sequence[ast.stmt]) -> list[ast.stmt]:
     """Functions, classes and literals of a page that no other statement of it names."""
 
-    def names(statement: ast.stmt) -> set[str]:
-        return {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-
     def only_defines(statement: ast.stmt) -> bool:
         if isinstance(statement, ast.Assign):
             return all(isinstance(n, _LITERAL) for n in ast.walk(statement.value))
         return isinstance(statement, (ast.FunctionDef, ast.ClassDef)) and not statement.decorator_list
 
-    used = [names(statement) for statement in body]
+    used = [loaded(statement) for statement in body]
     return [
         statement
         for i, statement in enumerate(body)
