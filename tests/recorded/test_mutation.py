@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from fourfold.frequency import gaunt_tensor_product
-from fourfold.judging import card, records, rule
+from fourfold.judging import card, parameters, records, rule
 from fourfold.recorded import evidence, mutation, survival
 
 CHAPTERS = [record for record in records.chapters() if any(claim.mutation for claim in record.claims)]
@@ -121,3 +121,15 @@ def test_an_outcome_under_other_criteria_or_of_another_mutation_says_nothing(ver
 def test_only_what_is_reproduced_can_survive(verdict):
     failed = replace(verdict, word="not reproduced")
     assert survival.tell(failed, {verdict.claim.id: outcome(verdict, turned=False)}) is failed
+
+
+@pytest.mark.parametrize("record", CHAPTERS, ids=lambda record: record.slug)
+def test_a_mutated_run_has_the_recorded_parameters_at_four_seeds(record, monkeypatch):
+    given = {}
+    monkeypatch.setattr(mutation, "exec", lambda code, namespace: given.update(namespace), raising=False)
+    (name, claims), *_ = mutation.named(record).items()
+    with pytest.raises(KeyError):  # nothing was judged
+        mutation.measure(record.slug, name, claims)
+    recorded = record.values("recorded")
+    assert {key: given[key] for key in recorded} == recorded | {"seeds": 4}
+    assert parameters.validate(record, {key: given[key] for key in recorded})["seeds"] == 4

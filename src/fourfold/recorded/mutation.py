@@ -15,7 +15,6 @@ import importlib.util
 import inspect
 import json
 import multiprocessing
-import os
 import pkgutil
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -111,7 +110,8 @@ def measure(slug: str, mutation: str, claims: Collection[str]) -> dict[str, Outc
         return judged[claim_id]
 
     code = slicing.slice_for(sources.experiment(record.notebook), claims)
-    parameters = _few_seeds(record)
+    # As recorded but for the seeds: with quick parameters some claims would not be measured at all.
+    parameters = record.values("recorded") | {"seeds": SEEDS}
     with mock.patch.object(chapter.Chapter, "judge", judge), mock.patch(change.target, change.replacement):
         exec(compile(code, f"{slug} under {mutation}", "exec"), {"__name__": "__main__", **parameters})
     run = evidence.read(slug, "recorded")
@@ -152,15 +152,6 @@ def sources_of(record: Record, change: Mutation) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _few_seeds(record: Record) -> dict[str, Any]:
-    """The quick parameters, with `SEEDS` seeds."""
-    values = record.values("quick")
-    for name, spec in record.parameters.items():
-        if spec.type == "int" and spec.recorded is not None:
-            values[name] = max(SEEDS, spec.quick)
-    return values
-
-
 def run(slugs: Collection[str], exact: bool = False) -> dict[str, dict[str, Outcome]]:
     """What becomes of the claims of these chapters: one process a mutation, as many at once as cores.
 
@@ -171,7 +162,6 @@ def run(slugs: Collection[str], exact: bool = False) -> dict[str, dict[str, Outc
     found: dict[str, dict[str, Outcome]] = {slug: {} for slug in slugs}
     # A process for each: a patched module must not be seen by the next. Each has one thread.
     with ProcessPoolExecutor(
-        os.cpu_count(),
         mp_context=multiprocessing.get_context("spawn"),
         max_tasks_per_child=1,
     ) as pool:
