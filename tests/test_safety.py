@@ -85,6 +85,10 @@ NEVER_BELOW = {
 }
 
 
+KNOWN = {"src/fourfold/recorded/mutation.py": ["builtins.exec: runs text"]}
+"""What may stay. The mutations run a slice of a chapter: our own cells, searched here like all code."""
+
+
 def faults(source: str) -> Iterator[str]:
     """What is wrong with a piece of Python, each with its line."""
     tree = ast.parse(source)
@@ -165,7 +169,8 @@ def code(path: Path) -> str:
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_our_code_unpickles_evaluates_and_fetches_nothing(path):
-    assert list(faults(code(path))) == []
+    found = [fault.partition(": ")[2] for fault in faults(code(path))]
+    assert found == KNOWN.get(path.relative_to(ROOT).as_posix(), []), list(faults(code(path)))
 
 
 def test_the_workflow_neither():
