@@ -69,6 +69,32 @@ def test_seeds_draws_nothing_of_nothing():
     assert len(axes.lines) == 2 * 5  # a mean and an interval
 
 
+def test_a_hue_is_named_below_and_stands_apart_only_where_rows_have_several():
+    both = figures.tidy({"a": {"x": [1], "y": [2]}, "b": {"x": [3], "y": [4]}}, "row", "kind", "gain")
+    apart = figures.seeds(both, "gain", by="row", hue="kind")
+    assert [name.get_text() for name in apart.legends[0].get_texts()] == ["x", "y"]
+    alone = figures.seeds(both.iloc[[0, 3]], "gain", by="row", hue="kind")
+    assert [name.get_text() for name in alone.legends[0].get_texts()] == ["x", "y"]
+    places = [xy for dots in alone.axes[0].collections for xy in dots.get_offsets().tolist()]
+    assert sorted(places) == [[1, 0], [4, 1]]
+    assert alone.get_figheight() < apart.get_figheight()
+
+
+def test_a_long_name_breaks_under_narrow_panels():
+    name = "share of power above 0.25 cycles per token"
+    frame = figures.tidy({panel: {"a": [1, 2, 3]} for panel in "pqrs"}, "panel", "arm", name)
+    assert "\n" not in figures.seeds(frame, name, by="arm").axes[0].get_xlabel()
+    for axes in figures.seeds(frame, name, by="arm", panel="panel").axes:
+        assert axes.get_xlabel().replace("\n", " ") == name
+        assert axes.xaxis.label.get_window_extent().width < axes.get_figure().bbox.width / 4
+
+
+def test_rows_of_pictures_are_as_tall_as_their_own():
+    wide, square = np.eye(2, 6), np.eye(6)
+    figure = figures.pictures({"a": {"x": wide}, "b": {"x": square}})
+    assert figure.axes[0].get_gridspec().get_height_ratios()[0] < 1.5
+
+
 def test_panels_share_a_scale_and_have_their_own_threshold():
     frame = figures.tidy({"p": {"a": [1, 2, 3]}, "q": {"a": [4, 5, 6]}}, "task", "arm", "gain")
     left, right = figures.seeds(frame, "gain", by="arm", panel="task", at={"q": 5.0}).axes

@@ -5,6 +5,7 @@ axes, units included. Where several rows share their place they are seeds: lines
 its 95 % interval, the one the judge uses.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,9 @@ from fourfold.figures.style import (
     threshold,
 )
 from fourfold.judging.rule import mean_interval
+
+LETTER = 0.085
+"""Width of a letter of an axis' name, inches."""
 
 Threshold = float | Mapping[str, float] | None
 """Where a claim is decided: one value for all panels, or panel -> value."""
@@ -96,16 +100,17 @@ def seeds(
         frame: columns ``value`` and ``by``, a row a seed; ``hue`` and ``panel`` name further columns.
         value: what was measured, with its unit.
         by: the arm; rows stand in the order of the table.
-        hue: a second distinction within a row, by colour.
+        hue: a second distinction within a row, by colour; several in one row stand below one another.
         panel: a third one, side by side.
         at: the threshold, a dotted line.
         log: whether the axis is logarithmic.
     """
     _columns(frame, value, by, hue, panel)
-    rows = frame[by].nunique() * (frame[hue].nunique() ** 0.6 if hue else 1)
-    figure, panels = _panels(frame, panel, height=1.15 + 0.42 * rows, sharey=True)
+    within = int(frame.groupby(by)[hue].nunique().max()) if hue else 1
+    height = 1.15 + 0.42 * frame[by].nunique() * within**0.6
+    figure, panels = _panels(frame, panel, height=height, sharey=True)
     look: dict[str, Any] = {"x": value, "y": by, "hue": hue or by, "order": list(_order(frame[by]))}
-    look |= {"hue_order": list(_order(frame[hue or by])), "dodge": bool(hue), "legend": bool(hue)}
+    look |= {"hue_order": list(_order(frame[hue or by])), "dodge": within > 1, "legend": bool(hue)}
     colours = _colours(frame[hue or by])
     for name, axes, part in panels:
         seaborn.stripplot(
@@ -118,14 +123,17 @@ def seeds(
             errorbar=interval,
             linestyle="none",
             marker="|",
-            markersize=9 if hue else 13,
+            markersize=9 if within > 1 else 13,
             markeredgewidth=2,
             err_kws={"linewidth": 2.2},
-            **{**look, "dodge": 0.8 - 0.8 / len(colours) if hue else False, "legend": False},
+            **{**look, "dodge": 0.8 - 0.8 / len(colours) if within > 1 else False, "legend": False},
         )
-        # seaborn draws a line for every pair of row and colour, most of them of nothing.
-        for line in [line for line in axes.lines if np.isnan(np.asarray(line.get_xdata(), float)).all()]:
-            line.remove()
+        # seaborn draws a line for every pair of row and colour, most of them of nothing. Those without points are
+        # what the legend shows.
+        for line in list(axes.lines):
+            places = np.asarray(line.get_xdata(), float)
+            if len(places) and np.isnan(places).all():
+                line.remove()
         _finish(axes, name, x=value, y="", log="x" if log else "", at=at, axis="x")
     legend(figure)
     return figure
@@ -310,10 +318,9 @@ def pictures(
     """
     rows = _rows(images, columns)
     width = max(map(len, rows.values()))
-    shapes = [np.shape(p) for row in rows.values() for p in row.values()]
-    aspect = max(shape[0] / shape[1] for shape in shapes)
     side = min(WIDTH / width, 2.6)
-    figure, axes = canvas(width, len(rows), height=(side * aspect + 0.32) * len(rows) + (0.1 if unit else 0))
+    tall = [side * max(p.shape[0] / p.shape[1] for p in row.values()) + 0.32 for row in rows.values()]
+    figure, axes = canvas(width, len(rows), height=sum(tall) + (0.1 if unit else 0), height_ratios=tall)
     axes = np.atleast_2d(axes)
     limits = _limits(rows, scale, colours)
     drawn = None
@@ -412,14 +419,15 @@ def _panels(
 
 def _finish(axes: Axes, title: str, *, x: str, y: str, log: str, at: Threshold, axis: str) -> None:
     axes.set_title(title, pad=14 if at is not None and axis == "x" else None)
-    axes.set_xlabel(x)
     spec = axes.get_subplotspec()
+    panels = 1 if spec is None else spec.get_gridspec().ncols
+    axes.set_xlabel(textwrap.fill(x, int((WIDTH / panels - 0.3) / LETTER)))
     axes.set_ylabel(y if spec is None or spec.is_first_col() or not _shares_y(axes) else "")
     if "x" in log:
         axes.set_xscale("log")
         _name_decades(axes.xaxis, *axes.get_xlim())
     elif axes.get_xscale() == "linear" and isinstance(axes.xaxis.get_major_locator(), MaxNLocator):
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(MaxNLocator(max(3, min(6, 13 // panels))))
     if "y" in log:
         axes.set_yscale("log")
         _name_decades(axes.yaxis, *axes.get_ylim())
