@@ -39,7 +39,17 @@ def furnish(app: Sphinx, doctree: nodes.document) -> None:
         title = next(iter(doctree.findall(nodes.title)))
         section = title.parent
         at = section.index(title) + 1
-        section[at:at] = [*failure(run), *(pieces(record) if record else [])]
+        section[at:at] = [*failure(run), *(pieces(record) if record else []), *headline(doctree)]
+
+
+def headline(doctree: nodes.document) -> list[nodes.Node]:
+    """What the cell with the tag ``headline`` shows, taken from its place: a page begins with what it found."""
+    found = []
+    for cell in doctree.findall(lambda node: "tag_headline" in node.get("classes", ())):
+        for output in [child for child in cell.children if "cell_output" in child.get("classes", ())]:
+            cell.remove(output)
+            found.append(nodes.container("", output, classes=["cell", "headline"]))
+    return found
 
 
 def failure(run: Path) -> list[nodes.Node]:
