@@ -61,7 +61,7 @@ def test_the_headline_goes_to_the_top_and_leaves_its_code_behind():
     shown, other = (nodes.container("", classes=["cell_output"]) for _ in range(2))
     code = nodes.container("", classes=["cell_input"])
     cell = nodes.container("", code, shown, classes=["cell", "tag_hide-input", "tag_headline"])
-    doctree += [cell, nodes.container("", other, classes=["cell"])]
+    doctree += [nodes.paragraph("", "words"), cell, nodes.container("", other, classes=["cell"])]
     (headline,) = furniture.headline(doctree)
     assert headline.children == [shown]
     assert cell.children == [code]

@@ -48,8 +48,8 @@ def furnish(app: Sphinx, doctree: nodes.document) -> None:
 def headline(doctree: nodes.document) -> list[nodes.Node]:
     """What the cell with the tag ``headline`` shows, taken from its place."""
     found = []
-    for cell in doctree.findall(lambda node: "tag_headline" in node.get("classes", ())):
-        for output in [child for child in cell.children if "cell_output" in child.get("classes", ())]:
+    for cell in [box for box in doctree.findall(nodes.container) if "tag_headline" in box["classes"]]:
+        for output in [box for box in cell.children if "cell_output" in box["classes"]]:
             cell.remove(output)
             found.append(nodes.container("", output, classes=["cell", "headline"]))
     return found
