@@ -27,6 +27,7 @@ from fourfold.efficiency.evit import (
     contrast,
     evit_macs,
     keep_rate_schedule,
+    masked,
     on_the_digit,
     original_indices,
     reorganize,
@@ -160,6 +161,28 @@ def test_token_counts_of_deit_s():
     costs = block_costs(counts, 384)
     assert costs[3].attention == costs[0].attention
     assert costs[3].mlp < costs[0].mlp
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.7, 0.5, 0.1, 0.03])
+def test_hiding_tokens_gives_the_logits_of_dropping_them_at_full_cost(rate):
+    net, images = small(), normal(4, 1, 12, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(masked(net, images, rate), net(images, rate), **EXACT)
+    with torch.device("meta"):
+        large = EViT(**DEIT_S)
+    whole = evit_macs(224, 16, 384, token_counts(224, 16, 12, 1.0, ()))
+    assert whole <= cost.macs(Hidden(large, rate), (1, 3, 224, 224)) <= 1.02 * whole
+
+
+class Hidden(torch.nn.Module):
+    """What ``masked`` computes, as a module that torch's counter can run."""
+
+    def __init__(self, net: EViT, rate: float):
+        super().__init__()
+        self.net, self.rate = net, rate
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return masked(self.net, images, self.rate)
 
 
 # --- identities -------------------------------------------------------------------------------------------
@@ -460,6 +483,10 @@ REFUSED = [
     (lambda: reorganize(TOKENS, SCORES, 5), r"keep must be in 1\.\.4, got 5"),
     (lambda: reorganize(TOKENS, SCORES[:, 1:], 2), r"scores must be \(2, 4\), got \(2, 3\)"),
     (lambda: reorganize(TOKENS, SCORES, 2, select="best"), "select must be one of top, .*, got 'best'"),
+    (
+        lambda: reorganize(TOKENS, SCORES, 2, select=SCORES[:1]),
+        r"select must be ranks \(2, 4\), got \(1, 4\)",
+    ),
     (lambda: reorganize(TOKENS, SCORES, 2, select="random"), "'random' needs a generator, got None"),
     (lambda: small(keep_rate=0.0), "keep_rate must be > 0 and <= 1, got 0.0"),
     (lambda: small()(torch.zeros(1, 1, 12, 12).double(), 2.0), "keep_rate must be > 0 and <= 1, got 2.0"),
@@ -471,6 +498,12 @@ REFUSED = [
     (lambda: small(heads=3), "heads must be >= 1 and divide dim, got heads=3, dim=16"),
     (lambda: small(patch=5), "patch must be >= 1 and divide the image's side, got 5 and 12"),
     (lambda: small()(torch.zeros(1, 1, 16, 16).double()), r"expected x of shape \(batch, 36, 16\)"),
+    (
+        lambda: masked(small(fuse=False), TOKENS, 0.5),
+        "fuse = True, normalize = False, got True, False, False",
+    ),
+    (lambda: masked(small(whole=False), TOKENS, 0.5), "masked needs whole = True, .* got False, True, False"),
+    (lambda: masked(small(normalize=True), TOKENS, 0.5), "normalize = False, got True, True, True"),
     (lambda: token_counts(224, 16, 12, 0.7, (12,)), r"locations must rise within 0\.\.11, got \[12\]"),
     (lambda: token_counts(224, 15, 12, 0.7, (3,)), "patch must be >= 1 and divide .*, got 15 and 224"),
     (lambda: evit_macs(10, 16, 8, []), "patch must be >= 1 and divide .*, got 16 and 10"),
