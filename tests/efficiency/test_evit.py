@@ -30,6 +30,7 @@ from fourfold.efficiency.evit import (
     masked,
     on_the_digit,
     original_indices,
+    patch_norm,
     reorganize,
     resize_positions,
     token_counts,
@@ -266,6 +267,28 @@ def test_selections_are_what_they_are_called():
     assert not torch.equal(kept("random"), kept("random", seed=1))
 
 
+def test_ranks_of_ones_own_choose_who_is_kept_and_scores_weigh_the_rest():
+    x, scores, ranks = normal(4, 11, 3), scores_for(4, 10), normal(4, 10, seed=5)
+    tokens, kept = reorganize(x, scores, 4, select=ranks)
+    assert torch.equal(kept, ranks.topk(4).indices)
+    rest = scores.scatter(1, kept, 0.0)
+    torch.testing.assert_close(tokens[:, -1], (rest[..., None] * x[:, 1:]).sum(1), **EXACT)
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_patches_ranked_by_the_image_keep_their_rank_and_the_fused_token_comes_last(fuse):
+    images = normal(5, 1, 12, 12)
+    net = small(select=patch_norm, fuse=fuse)
+    first, second = original_indices(net.kept(images, 0.5), fuse)
+    order = patch_norm(images).argsort(descending=True)
+    assert torch.equal(first, order[:, :18])
+    assert torch.equal(second, order[:, : 10 if fuse else 9])
+    assert (net(images, 0.5) - small(fuse=fuse)(images, 0.5)).abs().max() > 1e-3
+    assert torch.equal(net(images, 1.0), small(fuse=fuse)(images, 1.0))
+    # At so low a rate that one is left, the fused token is not the one.
+    assert torch.equal(original_indices(net.kept(images, 0.03), fuse)[1], order[:, :1])
+
+
 def test_scores_are_the_class_tokens_row_without_itself():
     attention = normal(2, 3, 5, 5).softmax(-1)
     scores = class_attention_scores(attention)
@@ -411,7 +434,7 @@ def test_digits_stand_beside_noise_and_are_otherwise_themselves():
 
 
 @pytest.mark.parametrize("patch", [1, 2, 4])
-def test_the_mask_and_the_contrast_are_those_of_the_patches_of_the_network(patch):
+def test_mask_contrast_and_norm_are_those_of_the_patches_of_the_network(patch):
     right = torch.tensor([True, False, True])
     canvas = torch.where(torch.arange(16) >= 8, 1.0, 0.0).expand(1, 1, 8, 16)
     images = torch.where(right[:, None, None, None], canvas, 1 - canvas)
@@ -425,6 +448,9 @@ def test_the_mask_and_the_contrast_are_those_of_the_patches_of_the_network(patch
     assert torch.equal(contrast(noise * images, patch) > 0, mask if patch > 1 else torch.zeros_like(mask))
     theirs = noise[0, 0, :patch, :patch].numpy().std()
     assert float(contrast(noise, patch)[0, 0]) == pytest.approx(float(theirs), rel=1e-12)
+    assert torch.equal(patch_norm(noise * images, patch) > 0, mask)
+    theirs = np.linalg.norm(noise[0, 0, :patch, :patch].numpy())
+    assert float(patch_norm(noise, patch)[0, 0]) == pytest.approx(float(theirs), rel=1e-12)
 
 
 def test_two_squares_side_by_side_are_twice_the_tokens_and_else_the_same_network():
@@ -467,7 +493,17 @@ def fixed_order(attention):
     return scores.mean() * torch.linspace(2, 0, scores.shape[-1], dtype=scores.dtype).expand_as(scores)
 
 
-MUTATIONS = [("tokens_kept", all_kept), ("class_attention_scores", fixed_order)]
+def always_left(right, patch=2):
+    """The left half counts as the digit, wherever the digit stands."""
+    rows = 8 // patch
+    return (torch.arange(2 * rows) < rows).repeat(rows).expand(len(right), -1)
+
+
+MUTATIONS = [
+    ("tokens_kept", all_kept),
+    ("class_attention_scores", fixed_order),
+    ("on_the_digit", always_left),
+]
 
 
 # --- bad input --------------------------------------------------------------------------------------------

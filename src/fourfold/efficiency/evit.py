@@ -466,7 +466,7 @@ def on_the_digit(right: Tensor, patch: int = 2) -> Tensor:
 
 
 def contrast(images: Tensor, patch: int = 2) -> Tensor:
-    """Standard deviation within each patch: (n, 1, height, width) -> (n, tokens).
+    """Standard deviation within each patch: (n, channels, height, width) -> (n, tokens).
 
     What ranks patches without a network, a lazy alternative to attention.
     """
@@ -474,7 +474,7 @@ def contrast(images: Tensor, patch: int = 2) -> Tensor:
 
 
 def patch_norm(images: Tensor, patch: int = 2) -> Tensor:
-    """Euclidean norm of each patch: (n, 1, height, width) -> (n, tokens).
+    """Euclidean norm of each patch: (n, channels, height, width) -> (n, tokens).
 
     The lazy alternative to attention that knows the background: standardised pixels of ``beside_background``
     are 0 at its mean, so that black and white patches of a digit stand out alike.
@@ -483,8 +483,8 @@ def patch_norm(images: Tensor, patch: int = 2) -> Tensor:
 
 
 def _pixels(images: Tensor, patch: int) -> Tensor:
-    """(n, 1, height, width) -> (n, tokens, pixels of a patch)."""
-    return rearrange(images, "n 1 (y a) (x b) -> n (y x) (a b)", a=patch, b=patch)
+    """(n, channels, height, width) -> (n, tokens, values in a patch)."""
+    return rearrange(images, "n channels (y a) (x b) -> n (y x) (channels a b)", a=patch, b=patch)
 
 
 # --- sizes ------------------------------------------------------------------------------------------------
