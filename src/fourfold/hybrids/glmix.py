@@ -299,7 +299,7 @@ class PooledMean(nn.Module):
 
 
 class Excitation(LocalBranch):
-    """The local branch, its channels scaled by gates that their means decide (Hu et al., arXiv 1709.01507)."""
+    """The local branch, channels scaled by gates that their means decide (Hu et al., arXiv 1709.01507)."""
 
     def __init__(self, dim: int, kernel: int = 5):
         super().__init__(dim, kernel)
