@@ -264,14 +264,9 @@ class EViT(DeiT):
         def reduce(tokens: Tensor, attention: Tensor) -> Tensor:
             nonlocal select
             tokens, kept = reorganize(
-                tokens,
-                class_attention_scores(attention),
-                tokens_kept(tokens.shape[-2] - 1, rate),
-                fuse=self.fuse,
-                normalize=self.normalize,
-                select=select,
-                generator=self.generator,
-            )
+                tokens, class_attention_scores(attention), tokens_kept(tokens.shape[-2] - 1, rate),
+                fuse=self.fuse, normalize=self.normalize, select=select, generator=self.generator,
+            )  # fmt: skip
             if isinstance(select, Tensor):
                 select = select.gather(-1, kept)
                 if tokens.shape[-2] > 1 + kept.shape[-1]:
