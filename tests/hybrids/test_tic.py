@@ -366,17 +366,7 @@ def test_influence_is_the_square_of_differences():
     torch.testing.assert_close(influence(net, image), gradient[0].square().sum(0), **EXACT)
 
 
-def bars(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise with a bar, upright (1) or lying (0)."""
-    generator = torch.Generator().manual_seed(seed)
-    x, labels = 0.3 * torch.randn(n, 1, 16, 16, generator=generator), torch.arange(n) % 2
-    for image, label in zip(x, labels, strict=True):
-        at = int(torch.randint(12, (1,), generator=generator))
-        (image[0, :, at : at + 2] if label else image[0, at : at + 2]).add_(3)
-    return x, labels
-
-
-def learned(labels=None):
+def learned(bars, labels=None):
     x, y = bars(64, 0)
     test = bars(60, 1)
     return train(
@@ -389,11 +379,11 @@ def learned(labels=None):
     )
 
 
-def test_it_learns_the_same_each_time_and_not_where_the_labels_say_nothing():
-    first, again = learned(), learned()
+def test_it_learns_the_same_each_time_and_not_where_the_labels_say_nothing(bars):
+    first, again = learned(bars), learned(bars)
     assert torch.equal(first.loss, again.loss)
     assert float(first.accuracy[0, -1]) > 0.9
-    nothing = learned(torch.arange(64) // 2 % 2)
+    nothing = learned(bars, torch.arange(64) // 2 % 2)
     assert abs(float(nothing.accuracy[0, -1]) - 0.5) < 0.3
 
 
@@ -405,7 +395,7 @@ ARMS = [
 
 
 @pytest.mark.parametrize("how", ARMS)
-def test_every_arm_runs_and_uses_the_weights_that_it_should(how):
+def test_every_arm_runs_and_uses_the_weights_that_it_should(how, bars):
     x, y = bars(8, 0)
     net = TiC(1, 2, [8, 8], [1, 2], **{"heads": 2} | how).train()
     cross_entropy(net(x), y).backward()
@@ -448,7 +438,7 @@ MUTATIONS = [
 
 
 @pytest.mark.parametrize(("target", "mutation"), MUTATIONS)
-def test_what_is_mutated_still_trains_and_is_another_network(monkeypatch, target, mutation):
+def test_what_is_mutated_still_trains_and_is_another_network(monkeypatch, target, mutation, bars):
     x, y = bars(8, 0)
     with seeded(0):
         net = TiC(1, 2, [8, 8], [1, 2], heads=2, shift=1, inter_pool=True)
