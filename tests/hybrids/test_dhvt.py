@@ -25,6 +25,7 @@ from fourfold.hybrids.dhvt import (
     plain_feed,
     published,
     vit,
+    with_mean_weights,
 )
 from fourfold.judging import parameters, records
 from fourfold.training import Recipe, seeded, shuffled, train
@@ -219,6 +220,20 @@ def test_cls_is_multiplied_by_what_the_map_alone_says(gate):
     torch.testing.assert_close(layer(scaled)[:, 1:], layer(x)[:, 1:], **EXACT)
     looks = not torch.equal(layer.channel_weights(as_map(x)), layer.channel_weights(as_map(other)))
     assert looks == (gate in ("dynamic", "sigmoid"))
+
+
+def test_weights_fixed_at_their_mean_are_the_mean_and_nothing_else_changes():
+    net, images = made(DHVT, **SMALL), normal(5, 1, 16, 16)
+    one = with_mean_weights(net, images[:1])
+    torch.testing.assert_close(one(images[:1]), net(images[:1]), **EXACT)
+    assert (one(images[1:]) - net(images[1:])).abs().max() > 1e-4
+    read = []
+    hook = net.blocks[0].mlp.excite.register_forward_hook(lambda *call: read.append(call[-1]))
+    net(images)
+    hook.remove()
+    torch.testing.assert_close(with_mean_weights(net, images).blocks[0].mlp.weight, read[0].mean(0), **EXACT)
+    assert net.blocks[0].mlp.gate == "dynamic"
+    assert not net.blocks[0].mlp.excite._forward_hooks
 
 
 @pytest.mark.parametrize(("kernel", "sees"), [(0, False), (1, False), (3, True)])
@@ -440,6 +455,10 @@ REFUSED = [
     (lambda: DHVT(**SMALL | {"depth": 0}), "depth must be >= 1, got 0"),
     (lambda: DHVT(**SMALL | {"heads": 3}), "heads must be >= 1 and divide dim = 8, got 3"),
     (lambda: vit(tokens=0, **SMALL), "positions must be >= 1, got 0"),
+    (
+        lambda: with_mean_weights(vit(tokens=16, **SMALL), torch.zeros(1, 1, 16, 16)),
+        "net must have dynamic weights for CLS, got MLP",
+    ),
     (lambda: published("B/16"), "name must be one of .*, got 'B/16'"),
     (lambda: SmallCNN(1, 10, ()), "stages must be >= 1, got 0"),
     (lambda: SmallCNN(1, 10, (4, 0)), "narrowest must be >= 1, got 0"),

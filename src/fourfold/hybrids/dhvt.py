@@ -14,6 +14,7 @@ value come from three linear layers in place of one three times as wide, which i
 Tokens are (batch, 1 + side^2, dim): CLS first, then the map of tokens row by row.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
@@ -275,6 +276,27 @@ def vit(*, tokens: int, **sizes: Any) -> DHVT:
     ``tokens``: of an image, without CLS. ``sizes`` as for `DHVT`.
     """
     return DHVT(embed=PatchEmbedding, mix=Attention, feed=plain_feed, positions=tokens, **sizes)
+
+
+@torch.no_grad()
+def with_mean_weights(net: DHVT, images: Tensor) -> DHVT:
+    """A copy of ``net`` whose weights for CLS are no longer read: each block has their mean over ``images``.
+
+    ``images``: (batch, channels, height, width). Raises ``ValueError`` unless every feed-forward layer is a
+    `DAFF` with the gate ``"dynamic"``.
+    """
+    fixed = copy.deepcopy(net)
+    feeds = [block.mlp for block in fixed.blocks]
+    for feed in feeds:
+        if getattr(feed, "gate", None) != "dynamic":
+            raise ValueError(f"net must have dynamic weights for CLS, got {feed.__class__.__name__}")
+    seen: list[Tensor] = []
+    hooks = [feed.excite.register_forward_hook(lambda *call: seen.append(call[-1].mean(0))) for feed in feeds]
+    fixed(images)
+    for feed, hook, mean in zip(feeds, hooks, seen, strict=True):
+        hook.remove()
+        feed.gate, feed.weight = "static", nn.Parameter(mean)
+    return fixed
 
 
 class Size(NamedTuple):
