@@ -162,15 +162,14 @@ def test_without_its_parts_it_is_the_vision_transformer_of_transformers():
     torch.testing.assert_close(ours(images), theirs(images).logits, rtol=0, atol=1e-10)
 
 
-def test_published_parameters_and_costs():
+def test_published_parameters_and_cost():
     counted = {}
-    for name, size in PUBLISHED.items():
+    for name in PUBLISHED:
         with torch.device("meta"):
             net = published(name)
-        macs = cost.macs(net, (1, 3, size.image, size.image))
-        counted[name] = (cost.parameters(net), round(macs / 1e9, 3))
+        counted[name] = cost.parameters(net)
     # The official class has these parameters.
-    assert {name: parameters for name, (parameters, _) in counted.items()} == {
+    assert counted == {
         "S/16, ImageNet": 24_040_606,
         "T/16, ImageNet": 6_267_334,
         "S/2, CIFAR-100": 22_766_698,
@@ -178,9 +177,11 @@ def test_published_parameters_and_costs():
         "T/2, CIFAR-100": 5_845_162,
         "T/4, CIFAR-100": 6_008_650,
     }
-    assert [counted[name][1] for name in list(PUBLISHED)[:4]] == [5.033, 1.355, 6.195, 1.529]
     with torch.device("meta"):
         assert cost.parameters(published("S/16, ImageNet", plain=True)) == 22_050_664
+        net = published("T/16, ImageNet")
+    # The README prints 1.4 GFLOPs.
+    assert round(cost.macs(net, (1, 3, 224, 224)) / 1e9, 3) == 1.355
 
 
 # --- the parts --------------------------------------------------------------------------------------------
@@ -334,24 +335,27 @@ def test_only_convolutions_or_positions_tell_the_order_of_patches():
     assert order_change(made(DHVT, **SMALL)) > 1e-2
 
 
-def learned(bars, labels=None):
+def learned(bars, labels=None, epochs=6):
     (x, y), test = bars(80, 0), bars(40, 1)
     return train(
         partial(DHVT, **SMALL),
         (0,),
         shuffled(x, y if labels is None else labels),
         tuple(part[None] for part in test),
-        Recipe(epochs=6, batch=10, lr=1e-2),
+        Recipe(epochs, batch=10, lr=1e-2),
         together=False,
     )
 
 
 def test_it_learns_and_does_not_where_the_labels_say_nothing(bars):
-    first, again = learned(bars), learned(bars)
-    assert torch.equal(first.loss, again.loss)
-    assert float(first.accuracy[0, -1]) > 0.9
+    assert float(learned(bars).accuracy[0, -1]) > 0.9
     nothing = learned(bars, torch.arange(80) // 2 % 2)
-    assert abs(float(nothing.accuracy[0, -1]) - 0.5) < 0.3
+    assert float(nothing.accuracy[0, -1]) < 0.8
+
+
+def test_the_same_seed_learns_the_same(bars):
+    first, again = learned(bars, epochs=1), learned(bars, epochs=1)
+    assert torch.equal(first.loss, again.loss)
 
 
 # --- mutations --------------------------------------------------------------------------------------------
