@@ -372,6 +372,16 @@ def no_depthwise(self, x):
     return torch.cat([cls, rearrange(z, "b c h w -> b (h w) c")], 1)
 
 
+def weights_that_do_not_look(self, z):
+    """DAFF's weights for CLS are read from an empty map, and so are the same for all images."""
+    if self.gate == "none":
+        return torch.ones_like(z[:, :, 0, 0])
+    if self.gate == "static":
+        return self.weight.expand(len(z), -1)
+    weights = self.excite(gelu(self.squeeze(torch.zeros_like(z[:, :, 0, 0]))))
+    return weights.sigmoid() if self.gate == "sigmoid" else weights
+
+
 def patches_apart(self, x):
     """SOPE's convolutions run over each patch alone, so that tokens share no pixels."""
     side = x.shape[-1] // self.patch
@@ -401,6 +411,7 @@ def no_head_projection(self, dim, heads, source="means"):
 
 MUTATIONS = [
     ("DAFF.forward", no_depthwise),
+    ("DAFF.channel_weights", weights_that_do_not_look),
     ("SOPE.forward", patches_apart),
     ("HeadInteractionAttention.__init__", no_head_projection),
 ]
