@@ -409,7 +409,19 @@ def no_head_projection(self, dim, heads, source="means"):
     self.head_embedding = nn.Parameter(0.02 * torch.randn(heads, dim))
 
 
+def single_pixels(self, images):
+    """The convolutional network's kernels see single pixels: their centres alone count."""
+    for step in self.steps:
+        if isinstance(step, nn.Conv2d):
+            centre = step.weight.shape[-1] // 2
+            images = conv2d(images, step.weight[..., centre, centre, None, None], step.bias, step.stride)
+        else:
+            images = step(images)
+    return self.head(images)
+
+
 MUTATIONS = [
+    ("SmallCNN.forward", single_pixels),
     ("DAFF.forward", no_depthwise),
     ("DAFF.channel_weights", weights_that_do_not_look),
     ("SOPE.forward", patches_apart),
@@ -421,11 +433,31 @@ MUTATIONS = [
 def test_what_is_mutated_still_trains(monkeypatch, bars, target, mutation):
     monkeypatch.setattr(f"fourfold.hybrids.dhvt.{target}", mutation)
     x, y = bars(10, 0)
-    net = DHVT(**SMALL)
-    cross_entropy(net(x), y).backward()
-    for name, weight in net.named_parameters():
-        # What a mutation takes out is asked for no more.
-        assert weight.grad is None or weight.grad.isfinite().all(), name
+    for net in (DHVT(**SMALL), SmallCNN(1, 2), SmallCNN(1, 2, early=True)):
+        cross_entropy(net(x), y).backward()
+        for name, weight in net.named_parameters():
+            # What a mutation takes out is asked for no more.
+            assert weight.grad is None or weight.grad.isfinite().all(), name
+
+
+def test_mutations_take_out_what_they_say(monkeypatch):
+    for target, mutation in MUTATIONS:
+        monkeypatch.setattr(f"fourfold.hybrids.dhvt.{target}", mutation)
+    x, other = normal(2, 17, 8), normal(2, 17, 8, seed=1)
+    feed = made(DAFF, 8, 2)
+    assert torch.equal(feed.channel_weights(as_map(x)), feed.channel_weights(as_map(other)))
+    changed = x.clone()
+    changed[:, 1] += 1
+    assert ((feed(changed) - feed(x))[0, 1:].abs().amax(-1) > 0).sum() == 1
+    images = normal(1, 1, 16, 16)
+    poked = images.clone()
+    poked[..., 3, 3] += 1
+    sope = made(SOPE, 1, 8, 4)
+    assert ((sope(poked) - sope(images))[0].abs().amax(-1) > 1e-12).sum() == 1
+    cnn = made(SmallCNN, 1, 3)
+    turned = torch.rot90(images, dims=(2, 3))
+    assert ((cnn.steps[0](turned) - cnn.steps[0](images)).abs()).max() > 1e-3
+    torch.testing.assert_close(cnn(turned), cnn(images), **EXACT)
 
 
 # --- bad input --------------------------------------------------------------------------------------------
