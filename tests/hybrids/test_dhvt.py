@@ -203,16 +203,18 @@ def test_a_head_token_is_made_of_its_channels_alone_and_not_where_these_are_perm
     assert (dealt > 0).sum() > 3
 
 
-def test_blind_head_tokens_see_nothing_and_are_as_many():
-    blind, seeing = (made(HeadInteractionAttention, 12, 3, source=source) for source in ("blind", "means"))
-    assert derivatives(blind).max() == 0
-    assert cost.parameters(blind) == cost.parameters(seeing)
+def test_registers_are_made_of_nothing_and_are_as_many():
+    registers, seeing = (
+        made(HeadInteractionAttention, 12, 3, source=source) for source in ("registers", "means")
+    )
+    assert derivatives(registers).max() == 0
+    assert cost.parameters(registers) == cost.parameters(seeing)
     x = normal(2, 10, 12)
-    assert blind.head_tokens(x).shape == seeing.head_tokens(x).shape == (2, 3, 12)
-    assert not torch.allclose(blind(x)[0], seeing(x)[0])
+    assert registers.head_tokens(x).shape == seeing.head_tokens(x).shape == (2, 3, 12)
+    assert not torch.allclose(registers(x)[0], seeing(x)[0])
 
 
-@pytest.mark.parametrize("gate", ["dynamic", "sigmoid", "static", "none"])
+@pytest.mark.parametrize("gate", ["dynamic", "static", "none"])
 def test_cls_is_multiplied_by_what_the_map_alone_says(gate):
     layer = made(DAFF, 8, 2, gate=gate)
     x, other = normal(2, 17, 8), normal(2, 17, 8, seed=1)
@@ -220,7 +222,22 @@ def test_cls_is_multiplied_by_what_the_map_alone_says(gate):
     torch.testing.assert_close(layer(scaled)[:, 0], 3 * layer(x)[:, 0], **EXACT)
     torch.testing.assert_close(layer(scaled)[:, 1:], layer(x)[:, 1:], **EXACT)
     looks = not torch.equal(layer.channel_weights(as_map(x)), layer.channel_weights(as_map(other)))
-    assert looks == (gate in ("dynamic", "sigmoid"))
+    assert looks == (gate == "dynamic")
+
+
+def test_weights_alone_stand_in_the_place_of_cls():
+    layer, published_one = made(DAFF, 8, 2, gate="alone"), made(DAFF, 8, 2)
+    x = normal(2, 17, 8)
+    torch.testing.assert_close(x[:, 0] * layer(x)[:, 0], published_one(x)[:, 0], **EXACT)
+    assert torch.equal(layer(x)[:, 1:], published_one(x)[:, 1:])
+
+
+def test_learned_weights_start_where_weights_that_are_read_do():
+    with seeded(0):
+        static, dynamic = DAFF(32, 2, gate="static").eval(), DAFF(32, 2).eval()
+    x = torch.randn(50, 17, 32)
+    assert static(x)[:, 0].abs().max() == 0
+    assert dynamic(x)[:, 0].abs().max() < 0.1
 
 
 def test_weights_fixed_at_their_mean_are_the_mean_and_nothing_else_changes():
@@ -368,7 +385,8 @@ def no_depthwise(self, x):
     if self.depthwise is not None:
         z = z + gelu(self.depthwise[-1](z))
     z = self.down(z)
-    cls = cls * self.channel_weights(z)[:, None]
+    weights = self.channel_weights(z)[:, None]
+    cls = weights if self.gate == "alone" else cls * weights
     return torch.cat([cls, rearrange(z, "b c h w -> b (h w) c")], 1)
 
 
@@ -378,8 +396,7 @@ def weights_that_do_not_look(self, z):
         return torch.ones_like(z[:, :, 0, 0])
     if self.gate == "static":
         return self.weight.expand(len(z), -1)
-    weights = self.excite(gelu(self.squeeze(torch.zeros_like(z[:, :, 0, 0]))))
-    return weights.sigmoid() if self.gate == "sigmoid" else weights
+    return self.excite(gelu(self.squeeze(torch.zeros_like(z[:, :, 0, 0]))))
 
 
 def patches_apart(self, x):
@@ -469,7 +486,7 @@ def test_mutations_take_out_what_they_say(monkeypatch):
         ({"dim": 33}, "dim = 33: expected a multiple of heads, which is 4"),
         ({"heads": 3}, r"heads = 3: expected int, 2 \| 4 \| 8"),
         ({"patch": 16}, r"patch = 16: expected int, 2 \| 4"),
-        ({"n_train": 3000}, "n_train = 3000: expected at most n_many, which is 2000"),
+        ({"n_train": 3000}, "n_train = 3000: expected at most n_many, which is 1000"),
         ({"depth": 0}, r"depth = 0: expected int, 1\.\.12"),
     ],
 )

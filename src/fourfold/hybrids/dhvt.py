@@ -30,12 +30,13 @@ from fourfold.attention import EPS, MLP, Attention, Block, PatchEmbedding
 PATCHES = (2, 4, 16)
 """Sides of a patch for which the authors say how wide the convolutions of SOPE are."""
 
-Gate = Literal["dynamic", "sigmoid", "static", "none"]
-"""What multiplies CLS in DAFF: weights read from the map, as published; the same through a sigmoid, as in
-squeeze and excitation; learned weights that do not look; nothing."""
+Gate = Literal["dynamic", "alone", "static", "none"]
+"""What becomes of CLS in DAFF: it is multiplied by weights read from the map, as published; these weights
+stand in its place; it is multiplied by learned weights that do not look; nothing."""
 
-Heads = Literal["means", "blind"]
-"""What head tokens are made of: the channels' means over all tokens, as published, or zeros instead."""
+Heads = Literal["means", "registers"]
+"""What head tokens are made of: the channels' means over all tokens, as published, or zeros instead. The
+latter are learned registers, the same for all images before attention."""
 
 # --- patch embedding --------------------------------------------------------------------------------------
 
@@ -99,8 +100,9 @@ class SOPE(nn.Module):
 class HeadInteractionAttention(Attention):
     """HI-MHSA: attention in which each group of channels has a token of its own.
 
-    ``source="blind"`` makes the head tokens of zeros instead of the channels' means: as many tokens and
-    parameters, and nothing of the image in them. Raises ``ValueError`` unless ``heads`` divides ``dim``.
+    ``source="registers"`` makes the head tokens of zeros instead of the channels' means: as many tokens and
+    parameters, but what they see of the image they see by attention alone. Raises ``ValueError`` unless
+    ``heads`` divides ``dim``.
     """
 
     def __init__(self, dim: int, heads: int, source: Heads = "means"):
@@ -115,7 +117,7 @@ class HeadInteractionAttention(Attention):
     def head_tokens(self, x: Tensor) -> Tensor:
         """(batch, tokens, dim) -> (batch, heads, dim): token i is made of the channels of head i alone."""
         means = rearrange(x.mean(1), "b (h d) -> b h d", h=self.heads)
-        if self.source == "blind":
+        if self.source == "registers":
             means = torch.zeros_like(means)
         parts = rearrange(self.head_projection(means), "b h (g d) -> b h g d", g=self.heads)
         return rearrange(gelu(self.head_norm(parts)), "b h g d -> b h (g d)") + self.head_embedding
@@ -162,10 +164,11 @@ class DAFF(nn.Module):
         )
         self.down = normed(nn.Conv2d(hidden, dim, 1), dim)
         self.gate: Gate = gate
-        if gate in ("dynamic", "sigmoid"):
+        if gate in ("dynamic", "alone"):
             self.squeeze, self.excite = nn.Linear(dim, dim // 4), nn.Linear(dim // 4, dim)
         elif gate == "static":
-            self.weight = nn.Parameter(torch.ones(dim))
+            # Where weights that are read start too, in all but a small number.
+            self.weight = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, 1 + side^2, dim) -> the same shape. Raises ``ValueError`` for tokens of another number."""
@@ -174,7 +177,8 @@ class DAFF(nn.Module):
         if self.depthwise is not None:
             z = z + gelu(self.depthwise(z))
         z = self.down(z)
-        cls = cls * self.channel_weights(z)[:, None]
+        weights = self.channel_weights(z)[:, None]
+        cls = weights if self.gate == "alone" else cls * weights
         return torch.cat([cls, rearrange(z, "b c h w -> b (h w) c")], 1)
 
     def channel_weights(self, z: Tensor) -> Tensor:
@@ -183,8 +187,7 @@ class DAFF(nn.Module):
             return torch.ones_like(z[:, :, 0, 0])
         if self.gate == "static":
             return self.weight.expand(len(z), -1)
-        weights = self.excite(gelu(self.squeeze(z.mean((2, 3)))))
-        return weights.sigmoid() if self.gate == "sigmoid" else weights
+        return self.excite(gelu(self.squeeze(z.mean((2, 3)))))
 
 
 def as_map(x: Tensor) -> Tensor:
