@@ -234,7 +234,10 @@ def test_weights_alone_stand_in_the_place_of_cls():
 
 def test_learned_weights_start_where_weights_that_are_read_do():
     with seeded(0):
-        static, dynamic = DAFF(32, 2, gate="static").eval(), DAFF(32, 2).eval()
+        static, dynamic = (
+            DHVT(**SMALL | {"dim": 32}, feed=partial(DAFF, gate=gate)).eval().blocks[0].mlp
+            for gate in ("static", "dynamic")
+        )
     x = torch.randn(50, 17, 32)
     assert static(x)[:, 0].abs().max() == 0
     assert dynamic(x)[:, 0].abs().max() < 0.1
