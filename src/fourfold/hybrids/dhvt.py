@@ -289,10 +289,12 @@ def with_mean_weights(net: DHVT, images: Tensor) -> DHVT:
     `DAFF` with the gate ``"dynamic"``.
     """
     fixed = copy.deepcopy(net)
-    feeds = [block.mlp for block in fixed.blocks]
-    for feed in feeds:
-        if getattr(feed, "gate", None) != "dynamic":
+    feeds = []
+    for block in fixed.blocks:
+        feed = block.mlp
+        if not isinstance(feed, DAFF) or feed.gate != "dynamic":
             raise ValueError(f"net must have dynamic weights for CLS, got {feed.__class__.__name__}")
+        feeds.append(feed)
     seen: list[Tensor] = []
     hooks = [feed.excite.register_forward_hook(lambda *call: seen.append(call[-1].mean(0))) for feed in feeds]
     fixed(images)
@@ -329,7 +331,7 @@ def published(name: str, plain: bool = False) -> DHVT:
     """
     checks.one_of(tuple(PUBLISHED), name=name)
     patch, dim, heads, classes, image = PUBLISHED[name]
-    sizes = {"patch": patch, "dim": dim, "heads": heads, "classes": classes, "depth": 12}
+    sizes: dict[str, Any] = {"patch": patch, "dim": dim, "heads": heads, "classes": classes, "depth": 12}
     return vit(tokens=(image // patch) ** 2, **sizes) if plain else DHVT(**sizes)
 
 
