@@ -1,4 +1,4 @@
-"""ChannelViT is its slow loop, with one channel the ViT of transformers; sampling is what its formulas say."""
+"""ChannelViT is its slow loop, with one channel the ViT of transformers; sampling is as its formulas say."""
 
 from functools import partial
 from itertools import combinations
@@ -27,6 +27,7 @@ from fourfold.hybrids.channelvit import (
     hcs_sample,
     masked,
     odd_one_out,
+    on_pixels,
     shares,
     standardised,
     subsets,
@@ -35,6 +36,8 @@ from fourfold.judging import parameters, records
 from fourfold.training import Recipe, seeded, shuffled, train
 
 EXACT = {"rtol": 0, "atol": 1e-12}
+SINGLE = {"rtol": 0, "atol": 2e-6}
+"""transformers takes its softmax in single precision."""
 SIZES = {"dim": 8, "depth": 2, "heads": 2, "patch": 4, "size": 8, "classes": 3}
 S_16 = {"dim": 384, "depth": 12, "heads": 6, "patch": 16, "size": 224, "classes": 7}
 
@@ -105,12 +108,12 @@ def test_the_vit_is_the_one_of_transformers(channels):
     x = normal(5, channels, 8, 8)
     with torch.no_grad():
         expected = theirs(x).last_hidden_state
-        torch.testing.assert_close(ours.encode(x)[0], expected, **EXACT)
-        torch.testing.assert_close(ours(x), ours.head(expected[:, 0]), **EXACT)
+        torch.testing.assert_close(ours.encode(x)[0], expected, **SINGLE)
+        torch.testing.assert_close(ours(x), ours.head(expected[:, 0]), **SINGLE)
         if channels == 3:
             zeroed = torch.stack([1.5 * x[:, 0], 0 * x[:, 1], 1.5 * x[:, 2]], 1)
             torch.testing.assert_close(
-                ours.encode(x[:, [0, 2]], [0, 2])[0], theirs(zeroed).last_hidden_state, **EXACT
+                ours.encode(x[:, [0, 2]], [0, 2])[0], theirs(zeroed).last_hidden_state, **SINGLE
             )
 
 
@@ -120,7 +123,7 @@ def test_with_one_channel_it_is_the_vit_of_transformers_whose_bias_has_the_chann
     theirs = by_transformers(ours, layer.weight, layer.bias + ours.embed.channel[0])
     x = normal(5, 1, 8, 8)
     with torch.no_grad():
-        torch.testing.assert_close(ours.encode(x)[0], theirs(x).last_hidden_state, **EXACT)
+        torch.testing.assert_close(ours.encode(x)[0], theirs(x).last_hidden_state, **SINGLE)
 
 
 def test_tokens_are_those_of_the_slow_loop_over_channels_and_patches():
@@ -274,6 +277,16 @@ def test_accuracy_by_size_is_the_mean_over_sets():
     assert by_size(net, Images(x, y), [2]) == pytest.approx({2: 2 / 3})
 
 
+def test_late_fusion_adds_what_each_channel_says_and_cannot_read_shares():
+    train, test = standardised(*(shares(flat(), 300, 0.02, generator(s)) for s in (0, 1)))
+    lines = on_pixels(train)
+    alone = sum(lines["late fusion"](test.images[:, [c]], [c]) for c in (2, 0))
+    torch.testing.assert_close(lines["late fusion"](test.images[:, [2, 0]], [2, 0]), alone, **EXACT)
+    found = {name: by_size(line, test) for name, line in lines.items()}
+    assert found["late fusion"][3] < 0.45
+    assert found["support vectors"][3] > 0.9
+
+
 # --- tasks ------------------------------------------------------------------------------------------------
 
 
@@ -372,8 +385,9 @@ def test_it_learns_the_same_each_time_and_not_where_the_labels_say_nothing(kind)
     first, again = learned(kind), learned(kind)
     assert torch.equal(first.loss, again.loss)
     assert float(first.accuracy[0, -1]) > 0.9
+    # All right or all wrong is what such images can be; the loss says that nothing is told.
     nothing = learned(kind, torch.arange(100) // 2 % 2)
-    assert abs(float(nothing.accuracy[0, -1]) - 0.5) < 0.35
+    assert float(nothing.loss[0, -5:].mean()) > 0.6 > 3 * float(first.loss[0, -5:].mean())
 
 
 EMBED = PatchEmbedPerChannel.forward

@@ -16,6 +16,7 @@ Images are (batch, present, height, width), where ``channels`` names those that 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 from math import comb
 from typing import Literal, get_args
@@ -246,6 +247,37 @@ def by_size(
             logits = net(test.images[:, chosen], chosen)
             found.setdefault(len(chosen), []).append(float(training.accuracy(logits, test.labels)))
     return {size: sum(values) / len(values) for size, values in found.items()}
+
+
+def on_pixels(train: Images) -> dict[str, Callable[[Tensor, Sequence[int]], Tensor]]:
+    """What knows nothing of images, by name: images and channels -> scores (n, classes).
+
+    Logistic regression and a support vector machine with a Gaussian kernel read all pixels, missing channels
+    as `masked` has them. Late fusion adds the log-probabilities of a logistic regression for each channel.
+    """
+    # Importing scikit-learn takes a second, which readers of the networks should not wait.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.svm import SVC
+
+    total, labels = train.images.shape[1], train.labels.numpy()
+    flat = train.images.flatten(2).numpy()
+    whole = flat.reshape(len(flat), -1)
+    logistic, vectors = LogisticRegression(max_iter=300).fit(whole, labels), SVC(C=10).fit(whole, labels)
+    alone = [LogisticRegression(max_iter=300).fit(flat[:, c], labels) for c in range(total)]
+
+    def of_all(model: LogisticRegression | SVC, x: Tensor, channels: Sequence[int]) -> Tensor:
+        return torch.tensor(model.decision_function(masked(x, channels, total).flatten(1).numpy()))
+
+    def fused(x: Tensor, channels: Sequence[int]) -> Tensor:
+        parts = zip(channels, x.flatten(2).unbind(1), strict=True)
+        scores = [torch.tensor(alone[c].predict_log_proba(part.numpy())) for c, part in parts]
+        return torch.stack(scores).sum(0)
+
+    return {
+        "logistic regression": partial(of_all, logistic),
+        "support vectors": partial(of_all, vectors),
+        "late fusion": fused,
+    }
 
 
 # --- tasks ------------------------------------------------------------------------------------------------
