@@ -26,6 +26,7 @@ from fourfold.hybrids.channelvit import (
     hcs_probability,
     hcs_sample,
     masked,
+    mixed_batches,
     odd_one_out,
     on_pixels,
     shares,
@@ -266,6 +267,16 @@ def test_in_training_a_network_reads_what_was_drawn_and_in_evaluation_all():
     torch.testing.assert_close(model.eval()(x), net(x), **EXACT)
 
 
+@pytest.mark.parametrize(("n", "whole"), [(200, 50), (200, 200), (50, 50)])
+def test_batches_are_of_one_kind_and_an_epoch_has_every_image_once(n, whole):
+    batches = mixed_batches(n, whole, 50, generator())
+    assert len(batches) == n // 50
+    assert torch.cat([rows for rows, _ in batches]).sort().values.tolist() == list(range(n))
+    for rows, full in batches:
+        assert ((rows < whole) == full).all()
+    assert [full for _, full in batches].count(True) == whole // 50
+
+
 def test_accuracy_by_size_is_the_mean_over_sets():
     x, y = normal(6, 3, 8, 8), torch.arange(6) % 2
 
@@ -408,11 +419,21 @@ def always_all(total, generator):
 
 def coins(total, generator):
     """A coin for each channel, without the hierarchy."""
+    coin_sample(total, generator)  # so that it is no twin of the arm that throws coins
     return coin_sample(total, generator)
+
+
+START = PatchEmbedPerChannel.__init__
+
+
+def unlearned(self, channels, dim, patch, embedding="learned"):
+    """Channel embeddings stay as they were drawn."""
+    START(self, channels, dim, patch, "frozen")
 
 
 MUTATIONS = [
     ("PatchEmbedPerChannel.forward", one_for_all),
+    ("PatchEmbedPerChannel.__init__", unlearned),
     ("hcs_sample", always_all),
     ("hcs_sample", coins),
 ]
@@ -424,8 +445,16 @@ def test_without_embeddings_of_their_own_channels_are_interchangeable(monkeypatc
     monkeypatch.setattr("fourfold.hybrids.channelvit.PatchEmbedPerChannel.forward", one_for_all)
     assert (net(x) - before).abs().max() > 1e-3
     torch.testing.assert_close(net(x[:, [1, 0, 3, 2]]), net(x), **EXACT)
-    assert always_all(4, generator()) == [0, 1, 2, 3]
-    assert set(coins(4, generator())) <= {0, 1, 2, 3}
+
+
+def test_mutated_embeddings_are_not_learned_and_mutated_draws_have_other_sizes(monkeypatch):
+    monkeypatch.setattr("fourfold.hybrids.channelvit.PatchEmbedPerChannel.__init__", unlearned)
+    assert not made(ChannelViT, 3).embed.channel.requires_grad
+    draw = generator()
+    of = {sample: [len(sample(4, draw)) for _ in range(800)] for sample in (hcs_sample, coins, always_all)}
+    assert abs(of[hcs_sample].count(4) / 800 - 1 / 4) < 0.08
+    assert abs(of[coins].count(4) / 800 - (5 / 8) ** 4) < 0.08
+    assert of[always_all].count(4) == 800
 
 
 # --- bad input --------------------------------------------------------------------------------------------
@@ -439,7 +468,7 @@ def test_without_embeddings_of_their_own_channels_are_interchangeable(monkeypatc
         ({"n_train": 1010}, "n_train = 1010: expected a multiple of 50"),
         ({"tasks": ["odd one out"]}, "tasks = "),
         ({"tasks": []}, "tasks = "),
-        ({"fractions": [1.5]}, r"fractions = \[1.5\]"),
+        ({"fractions": [1.0]}, r"fractions = \[1.0\]"),
     ],
 )
 def test_parameters_that_no_network_can_have_are_refused_by_name(given, message):
@@ -468,6 +497,8 @@ REFUSED = [
     (lambda: coin_sample(0, generator()), "total must be >= 1, got 0"),
     (lambda: hcs_probability(4, 5), r"count must be in 1\.\.4, got 5"),
     (lambda: channel_dropout(X, 1.0, generator()), r"rate must be in 0\.\.1, 1 excluded, got 1"),
+    (lambda: mixed_batches(200, 0, 50, generator()), r"whole must be in 1\.\.200, got 0"),
+    (lambda: mixed_batches(200, 60, 50, generator()), "batch must be >= 1 and divide whole = 60, got 50"),
     (lambda: subsets(11), r"total must be in 1\.\.10 .*, got 11"),
     (lambda: colour_crops("all", 3, 0.0, generator()), "part must be one of 'train', 'test', got 'all'"),
     (lambda: shares(flat(), 3, -1.0, generator()), "noise must be finite and >= 0, got -1"),

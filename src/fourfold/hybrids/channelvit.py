@@ -213,6 +213,25 @@ def channel_dropout(x: Tensor, rate: float, generator: Generator) -> Tensor:
     return x * kept / (1 - rate)
 
 
+def mixed_batches(n: int, whole: int, batch: int, generator: Generator) -> list[tuple[Tensor, bool]]:
+    """An epoch of images, the first ``whole`` with all channels: batches of one kind, in random order.
+
+    Returns the rows of each batch and whether they have all channels. Raises ``ValueError`` unless ``batch``
+    divides ``n`` and ``whole``, which is 1 or more.
+    """
+    checks.between(1, n, whole=whole)
+    checks.divides(n, "n", batch=batch)
+    checks.divides(whole, "whole", batch=batch)
+    rows = torch.cat(
+        [
+            torch.randperm(whole, generator=generator),
+            whole + torch.randperm(n - whole, generator=generator),
+        ]
+    )
+    batches = [(part, bool(part[0] < whole)) for part in rows.split(batch)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
+
+
 class Sampled(nn.Module):
     """A network that in training reads the channels in ``present`` only, and in evaluation all of them."""
 
