@@ -398,6 +398,24 @@ def test_it_learns_which_channel_tells_and_the_same_each_time(kind):
     assert float(first.accuracy[0, -1]) > 0.9
 
 
+@pytest.mark.parametrize("kind", [ChannelViT, MaskedViT])
+def test_members_that_train_together_are_those_that_train_alone(kind):
+    given = told_by_the_second(60, 0)
+
+    def run(seeds):
+        def sample(model, step):
+            model.present = hcs_sample(3, generator(step))
+
+        tests = [part[None, :4].expand(len(seeds), *part[:4].shape) for part in given]
+        recipe = Recipe(epochs=2, batch=20)
+        return train(
+            lambda: Sampled(kind(3, **SIZES)), seeds, shuffled(*given), tuple(tests), recipe,
+            together=len(seeds) > 1, each_step=sample,
+        ).loss  # fmt: skip
+
+    torch.testing.assert_close(run((0, 1)), torch.cat([run((0,)), run((1,))]), rtol=0, atol=1e-4)
+
+
 def test_it_does_not_where_channels_have_no_names_or_labels_say_nothing():
     assert float(learned(ChannelViT, embedding="none").accuracy[0, -1]) < 0.85
     nothing = learned(ChannelViT, torch.arange(200) // 2 % 2)

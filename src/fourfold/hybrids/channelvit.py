@@ -281,8 +281,11 @@ def on_pixels(train: Images) -> dict[str, Callable[[Tensor, Sequence[int]], Tens
     total, labels = train.images.shape[1], train.labels.numpy()
     flat = train.images.flatten(2).numpy()
     whole = flat.reshape(len(flat), -1)
-    logistic, vectors = LogisticRegression(max_iter=300).fit(whole, labels), SVC(C=10).fit(whole, labels)
-    alone = [LogisticRegression(max_iter=300).fit(flat[:, c], labels) for c in range(total)]
+    vectors = SVC(C=10).fit(whole, labels)
+    logistic, *alone = (
+        LogisticRegression(C=0.1, max_iter=1000).fit(pixels, labels)
+        for pixels in (whole, *(flat[:, c] for c in range(total)))
+    )
 
     def of_all(model: LogisticRegression | SVC, x: Tensor, channels: Sequence[int]) -> Tensor:
         return torch.tensor(model.decision_function(masked(x, channels, total).flatten(1).numpy()))
