@@ -484,8 +484,7 @@ def test_mutated_embeddings_are_not_learned_and_mutated_draws_have_other_sizes(m
         ({"dim": 30}, "dim = 30: expected a multiple of heads, which is 4"),
         ({"patch": 3}, r"patch = 3: expected int, 1 \| 2 \| 4 \| 8"),
         ({"n_train": 1010}, "n_train = 1010: expected a multiple of 50"),
-        ({"tasks": ["odd one out"]}, "tasks = "),
-        ({"tasks": []}, "tasks = "),
+        ({"extra": ["grey"]}, "extra = "),
         ({"fractions": [1.0]}, r"fractions = \[1.0\]"),
     ],
 )
