@@ -118,13 +118,21 @@ def test_the_block_is_two_scaled_branches_with_a_convolution_in_the_second():
 def test_published_parameters_and_costs():
     # Counted on the official classes.
     exact = {"T": 11_506_536, "S": 22_550_952, "B": 32_037_352, "L": 80_620_264}
-    giga = {"T": (2.461, 2.380), "S": (4.839, 4.657), "B": (7.966, 7.686), "L": (17.907, 17.479)}
-    for name, number in exact.items():
-        net = on_meta(name)
-        assert cost.parameters(net) == number
-        for attention, expected in zip((True, False), giga[name], strict=True):
-            assert abs(count(net, 224, attention) / 1e9 - expected) < 1e-3
-        assert not any(module._forward_pre_hooks for module in net.modules())
+    # All multiply-accumulates, those without products, and with biases, BatchNorm and activations.
+    giga = {
+        ("T", 224): (2.461, 2.380, 2.399),
+        ("S", 224): (4.839, 4.657, 4.690),
+        ("B", 224): (7.966, 7.686, 7.742),
+        ("L", 224): (17.907, 17.479, 17.564),
+        ("L", 384): (55.061, 51.366, 51.615),
+    }
+    nets = {name: on_meta(name) for name in exact}
+    assert {name: cost.parameters(net) for name, net in nets.items()} == exact
+    for (name, size), expected in giga.items():
+        found = count(nets[name], size)
+        for number, ours in zip(expected, (found.whole, found.multiplied, found.layers), strict=True):
+            assert abs(ours / 1e9 - number) < 1e-3
+    assert not any(module._forward_hooks for net in nets.values() for module in net.modules())
     assert cost.parameters(on_meta(RELEASED["L"]._replace(layer_scale=None))) == 80_589_544
     assert cost.parameters(on_meta(RELEASED["S"]._replace(depths=(3, 4, 18, 1)))) == 20_432_808
 
@@ -150,6 +158,20 @@ def test_a_released_network_starts_as_the_official_one_and_takes_odd_sizes():
 
 
 # --- the parts --------------------------------------------------------------------------------------------
+
+
+def test_a_layer_counter_adds_what_layers_put_out():
+    attention = SMT(Spec((4, 8), (1, 1), (1, 1), (1, 2)), "all_msa", classes=2)
+    # 16 x 16 pixels: 8 x 8 after the stem's first convolution, then maps of 4 x 4 and 2 x 2.
+    stem = 8 * 8 * 4 * (2 + 1) + 4 * 4 * 4
+    first, second = 4 * 4 * 4 * (1 + 1 + 1), 2 * 2 * 8 * (1 + 1 + 1)
+    found = count(attention, 16)
+    assert found.small == stem + first + 2 * 2 * 8 + second
+    assert found.products == 2 * 16**2 * 4 + 2 * 4**2 * 8
+
+
+def test_mlps_can_have_any_width():
+    assert MLP(16, 2.4375).up.out_features == 39
 
 
 def test_the_strategies():
@@ -309,7 +331,7 @@ def test_what_is_mutated_still_trains(monkeypatch, target, mutation):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"dims": [16, 40, 64]}, "dims = .*: expected each a multiple of head_dim, which is 16"),
+        ({"dims": [16, 40, 64]}, "dims = .*: expected a multiple of head_dim, which is 16"),
         ({"dims": [16, 32]}, "depths = .*: expected as many values as dims, which has 2"),
         ({"n_train": 410}, "n_train = 410: expected a multiple of 50"),
         ({"n_reach": 600}, "n_reach = 600: expected at most n_test, which is 500"),
@@ -337,7 +359,7 @@ REFUSED = [
     (lambda: SAM(8, aggregation="none"), "aggregation must be one of .*, got 'none'"),
     (lambda: SAM(8, gate="none"), "gate must be one of .*, got 'none'"),
     (lambda: LocalGlobalAttention(8, 3), "heads must be >= 1 and divide dim = 8, got 3"),
-    (lambda: MLP(8, 0), "ratio must be >= 1, got 0"),
+    (lambda: MLP(8, 0.05), "hidden must be >= 1, got 0"),
     (lambda: kinds((2, 2), "mixed"), "strategy must be one of .*, got 'mixed'"),
     (lambda: kinds((2,)), "stages must be >= 2, got 1"),
     (lambda: SMT("M"), "spec must be one of .*, got 'M'"),

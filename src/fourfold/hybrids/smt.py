@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from fourfold import checks, cost
 
@@ -109,12 +109,12 @@ class ScaleAwareAggregation(nn.Module):
         order = torch.tensor(groups).flatten() if interleave else torch.arange(dim)
         self.register_buffer("order", order, persistent=False)
         self.narrow = nn.Conv2d(dim, expand * dim, 1, groups=len(groups))
-        self.norm = nn.BatchNorm2d(expand * dim)
+        self.norm, self.activation = nn.BatchNorm2d(expand * dim), nn.GELU()
         self.dense = nn.Conv2d(expand * dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, dim, height, width), head after head -> the same shape."""
-        return self.dense(gelu(self.norm(self.narrow(x[:, self.order]))))
+        return self.dense(self.activation(self.norm(self.narrow(x[:, self.order]))))
 
 
 class SAM(nn.Module):
@@ -211,19 +211,22 @@ class Convolution(nn.Module):
 
 
 class MLP(nn.Module):
-    """``dim -> ratio * dim -> dim`` for every token, with a residual depthwise 3 x 3 convolution between."""
+    """``dim -> hidden -> dim`` for every token, with a residual depthwise 3 x 3 convolution between.
 
-    def __init__(self, dim: int, ratio: int):
+    ``ratio``: hidden over ``dim``, which need not be whole; hidden is rounded.
+    """
+
+    def __init__(self, dim: int, ratio: float):
         super().__init__()
-        checks.at_least(1, ratio=ratio)
-        hidden = ratio * dim
+        hidden = round(ratio * dim)
+        checks.at_least(1, hidden=hidden)
         self.up, self.down = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-        self.local = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.local, self.activation = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden), nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, height, width, dim) -> the same shape."""
         z = self.up(x)
-        return self.down(gelu(z + convolved(self.local, z)))
+        return self.down(self.activation(z + convolved(self.local, z)))
 
 
 class SMTBlock(nn.Module):
@@ -232,7 +235,7 @@ class SMTBlock(nn.Module):
     ``layer_scale``: where the learned scales of the two branches start, None for none.
     """
 
-    def __init__(self, dim: int, mixer: nn.Module, mlp_ratio: int, layer_scale: float | None = None):
+    def __init__(self, dim: int, mixer: nn.Module, mlp_ratio: float, layer_scale: float | None = None):
         super().__init__()
         self.norm_mixer, self.norm_mlp = nn.LayerNorm(dim, EPS), nn.LayerNorm(dim, EPS)
         self.mixer, self.mlp = mixer, MLP(dim, mlp_ratio)
@@ -255,7 +258,7 @@ class Spec(NamedTuple):
 
     dims: tuple[int, ...]
     depths: tuple[int, ...]
-    mlp_ratios: tuple[int, ...]
+    mlp_ratios: tuple[float, ...]
     heads: tuple[int, ...]
     stem_kernel: int = 3
     patch: int = 2
@@ -404,27 +407,54 @@ def _start(module: nn.Module) -> None:
 # --- counts -----------------------------------------------------------------------------------------------
 
 
-def count(model: nn.Module, size: int, attention: bool = True) -> int:
-    """Multiply-accumulates for an image of ``size`` x ``size`` pixels in three channels.
+class Count(NamedTuple):
+    """Operations of one forward pass, in parts."""
 
-    ``attention=False`` leaves out the products between tokens (queries with keys, weights with values), as
-    counters do that only look at layers. Raises ``ValueError`` for a size below 1.
+    multiplied: int
+    """Multiply-accumulates of layers, without the products between tokens."""
+    products: int
+    """Multiply-accumulates between tokens: queries with keys, weights with values."""
+    small: int
+    """What counters add that look at each layer's output: one for a convolution's bias and for an activation,
+    two for a BatchNorm."""
+
+    @property
+    def whole(self) -> int:
+        """All multiply-accumulates."""
+        return self.multiplied + self.products
+
+    @property
+    def layers(self) -> int:
+        """What a counter of layers finds, which sees no products between tokens."""
+        return self.multiplied + self.small
+
+
+def count(model: nn.Module, size: int) -> Count:
+    """Operations for an image of ``size`` x ``size`` pixels in three channels.
+
+    Raises ``ValueError`` for a size below 1.
     """
     checks.at_least(1, size=size)
     products: list[int] = []
+    small: list[int] = []
 
-    def note(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-        batch, heads, tokens, width = given[0].shape
-        products.append(2 * batch * heads * tokens**2 * width)
+    def note(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+        if isinstance(module, Products):
+            products.append(2 * given[1].shape[-2] * given[0].numel())
+        elif isinstance(module, nn.BatchNorm2d):
+            small.append(2 * out.numel())
+        elif not isinstance(module, nn.Conv2d) or module.bias is not None:
+            small.append(out.numel())
 
+    counted = (Products, nn.BatchNorm2d, nn.Conv2d, nn.ReLU, nn.GELU)
     # The hooks go with the twin that is counted.
-    handles = [m.register_forward_pre_hook(note) for m in model.modules() if isinstance(m, Products)]
+    handles = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, counted)]
     try:
         whole = cost.macs(model, (1, 3, size, size))
     finally:
         for handle in handles:
             handle.remove()
-    return whole if attention else whole - sum(products)
+    return Count(whole - sum(products), sum(products), sum(small))
 
 
 # --- how far a block reaches ------------------------------------------------------------------------------
