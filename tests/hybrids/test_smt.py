@@ -335,7 +335,7 @@ def test_what_is_mutated_still_trains(monkeypatch, target, mutation):
         ({"dims": [16, 32]}, "depths = .*: expected as many values as dims, which has 2"),
         ({"n_train": 410}, "n_train = 410: expected a multiple of 50"),
         ({"n_reach": 600}, "n_reach = 600: expected at most n_test, which is 500"),
-        ({"extra": ["sum"]}, "extra = .*"),
+        ({"extra": ["all MSA"]}, "extra = .*: expected"),
     ],
 )
 def test_parameters_that_no_network_can_have_are_refused_by_name(given, message):
