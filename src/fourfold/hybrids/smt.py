@@ -293,7 +293,8 @@ def kinds(depths: Sequence[int], strategy: Strategy = "evolutionary") -> list[li
         "msa" if (index >= (between + 1) // 2 if strategy == "half" else index % 2) else "sam"
         for index in range(between)
     ]
-    stages: list[list[Kind]] = [["sam"] * depth for depth in depths[:-2]] + [mixed, ["msa"] * depths[-1]]
+    # mypy does not carry the literals through the sum.
+    stages: list[list[Kind]] = [["sam"] * depth for depth in depths[:-2]] + [mixed, ["msa"] * depths[-1]]  # type: ignore[assignment]
     if strategy != "reversed":
         return stages
     backwards = iter([kind for stage in reversed(stages) for kind in reversed(stage)])
