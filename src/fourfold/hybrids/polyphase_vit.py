@@ -1,7 +1,7 @@
 """Polyphase anchoring: the grid of a vision transformer follows the image, so that shifts commute with it.
 
-Ding et al., "Reviving Shift Equivariance in Vision Transformers", arXiv 2306.07470, 2023. Details were read in
-the official repository (willding123/Shift-Equivariant-Vision-Transformers); the code here is written anew.
+Ding et al., "Reviving Shift Equivariance in Vision Transformers", arXiv 2306.07470, 2023. Details were read
+in the official repository (willding123/Shift-Equivariant-Vision-Transformers); the code here is written anew.
 
 Implemented: the anchor (section 3 of the paper), the circular positional convolution, window and subsampled
 attention on anchored maps, ViT and Twins-SVT with and without all that at any size, the published sizes, and
@@ -17,7 +17,6 @@ Shifts are circular. A map of tokens is (batch, dim, height, width), as an image
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from einops import rearrange, reduce
@@ -36,9 +35,9 @@ ORDERS = (1, 2, 4)
 def polyphase_energy(x: Tensor, stride: int, order: int = 2) -> Tensor:
     """The norm of every polyphase component, (batch, stride, stride), in float64.
 
-    Component (p, q) of ``x`` (batch, channels, height, width) is ``x[..., p::stride, q::stride]``. Its norm of
-    order 2 is the paper's. Raises ``ValueError`` unless ``stride`` divides both sides, and for an order that
-    is not in ``ORDERS``.
+    Component (p, q) of ``x`` (batch, channels, height, width) is ``x[..., p::stride, q::stride]``. Its norm
+    of order 2 is the paper's. Raises ``ValueError`` unless ``stride`` divides both sides, and for an order
+    that is not in ``ORDERS``.
     """
     checks.divides(x.shape[-2], "height", stride=stride)
     checks.divides(x.shape[-1], "width", stride=stride)
@@ -149,7 +148,7 @@ class LocalAttention(nn.Module):
         self.qkv, self.projection = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, dim, height, width) -> the same shape. ``ValueError`` unless ``window`` divides both sides."""
+        """(batch, dim, height, width) -> the same shape. ``ValueError`` unless ``window`` divides both."""
         side = self.window
         checks.divides(x.shape[-2], "height", window=side)
         checks.divides(x.shape[-1], "width", window=side)
@@ -235,9 +234,8 @@ class TwinsSpec:
         """Check the sizes."""
         for name in ("depths", "heads", "patches", "sr"):
             if len(getattr(self, name)) != len(self.dims):
-                raise ValueError(
-                    f"{name} must be one for each of dims = {list(self.dims)}, got {list(getattr(self, name))}"
-                )
+                given = list(getattr(self, name))
+                raise ValueError(f"{name} must be one for each of dims = {list(self.dims)}, got {given}")
         if any(depth < 2 or depth % 2 for depth in self.depths):
             raise ValueError(f"depths must be even and >= 2, got {list(self.depths)}")
 
@@ -272,7 +270,9 @@ class Twins(nn.Module):
             nn.ModuleList(
                 TwinsBlock(
                     dim,
-                    GlobalSubAttention(dim, heads, sr) if index % 2 else LocalAttention(dim, heads, spec.window),
+                    GlobalSubAttention(dim, heads, sr)
+                    if index % 2
+                    else LocalAttention(dim, heads, spec.window),
                     sr if index % 2 else spec.window,
                     spec.mlp_ratio,
                     order,
@@ -287,12 +287,10 @@ class Twins(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(batch, channels, height, width) -> logits (batch, classes)."""
         x = images
-        for embed, positions, (first, *rest) in zip(
-            self.embeddings, self.positions, self.stages, strict=True
-        ):
-            x = positions(first(embed(x)))
-            for block in rest:
-                x = block(x)
+        for embed, positions, stage in zip(self.embeddings, self.positions, self.stages, strict=True):
+            x = embed(x)
+            for index, block in enumerate(stage):  # type: ignore[arg-type]
+                x = block(x) if index else positions(block(x))
         return self.head(reduce(over_channels(self.norm, x), "b c h w -> b c", "mean"))
 
 
@@ -425,15 +423,19 @@ def affine(images: Tensor, angle: Tensor, move: Tensor, scale: Tensor, shear: Te
     turn = torch.deg2rad(angle)
     slope = torch.deg2rad(shear).tan()
     one, zero = torch.ones_like(turn), torch.zeros_like(turn)
-    stack = partial(torch.stack, dim=-1)
-    turned = stack([stack([turn.cos(), turn.sin()]), stack([-turn.sin(), turn.cos()])])
-    sheared = stack([stack([one, zero]), stack([slope, one])])
+    turned = _matrices((turn.cos(), turn.sin()), (-turn.sin(), turn.cos()))
+    sheared = _matrices((one, zero), (slope, one))
     # From where each pixel comes, in coordinates that run from -1 to 1.
     back = torch.linalg.inv(scale[:, None, None] * turned @ sheared)
     theta = torch.cat([back, -back @ (2 * move[..., None])], -1).to(images.dtype)
     return grid_sample(
         images, affine_grid(theta, list(images.shape), align_corners=False), align_corners=False
     )
+
+
+def _matrices(*rows: tuple[Tensor, Tensor]) -> Tensor:
+    """Matrices (n, 2, 2) from their entries (n,), row by row."""
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
 def cropped(images: Tensor, offsets: Tensor) -> Tensor:
