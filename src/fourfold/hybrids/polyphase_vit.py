@@ -17,6 +17,7 @@ Shifts are circular. A map of tokens is (batch, dim, height, width), as an image
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from einops import rearrange, reduce
@@ -98,7 +99,7 @@ class CircularPEG(nn.Module):
     With ``padding="zeros"`` it is that of Twins, which knows where the border is.
     """
 
-    def __init__(self, dim: int, padding: str = "circular"):
+    def __init__(self, dim: int, padding: Literal["circular", "zeros"] = "circular"):
         super().__init__()
         self.convolution = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, padding_mode=padding)
 
@@ -251,47 +252,39 @@ TWINS = {
 class Twins(nn.Module):
     """Twins-SVT; with an ``order`` its grids are anchored and its positional convolutions wrap around.
 
-    Stages after the first need no anchor before their patches: the last block of the stage before left no
-    shift but multiples of its ``sr``. The mean of all tokens is read.
+    A stage is its patches, a first block, the convolution for positions, and the other blocks. Stages after
+    the first need no anchor before their patches: the last block of the stage before left no shift but
+    multiples of its ``sr``. The mean of all tokens is read.
     """
 
     def __init__(self, spec: TwinsSpec, order: int | None = None):
         super().__init__()
-        padding = "zeros" if order is None else "circular"
-        widths = [spec.channels, *spec.dims]
-        self.embeddings = nn.ModuleList(
-            PolyPatchEmbed(patch, before, dim, order if index == 0 else None)
-            for index, (patch, before, dim) in enumerate(
-                zip(spec.patches, widths[:-1], spec.dims, strict=True)
-            )
-        )
-        self.positions = nn.ModuleList(CircularPEG(dim, padding) for dim in spec.dims)
-        self.stages = nn.ModuleList(
-            nn.ModuleList(
-                TwinsBlock(
-                    dim,
-                    GlobalSubAttention(dim, heads, sr)
-                    if index % 2
-                    else LocalAttention(dim, heads, spec.window),
-                    sr if index % 2 else spec.window,
-                    spec.mlp_ratio,
-                    order,
-                )
-                for index in range(depth)
-            )
-            for dim, depth, heads, sr in zip(spec.dims, spec.depths, spec.heads, spec.sr, strict=True)
-        )
+        self.stages = nn.ModuleList(_stage(spec, index, order) for index in range(len(spec.dims)))
         self.norm = nn.LayerNorm(spec.dims[-1], eps=EPS)
         self.head = nn.Linear(spec.dims[-1], spec.classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, channels, height, width) -> logits (batch, classes)."""
         x = images
-        for embed, positions, stage in zip(self.embeddings, self.positions, self.stages, strict=True):
-            x = embed(x)
-            for index, block in enumerate(stage):  # type: ignore[arg-type]
-                x = block(x) if index else positions(block(x))
+        for stage in self.stages:
+            x = stage(x)
         return self.head(reduce(over_channels(self.norm, x), "b c h w -> b c", "mean"))
+
+
+def _stage(spec: TwinsSpec, index: int, order: int | None) -> nn.Sequential:
+    dim, heads, sr = spec.dims[index], spec.heads[index], spec.sr[index]
+    blocks = [
+        TwinsBlock(dim, attention, cell, spec.mlp_ratio, order)
+        for _ in range(spec.depths[index] // 2)
+        for attention, cell in (
+            (LocalAttention(dim, heads, spec.window), spec.window),
+            (GlobalSubAttention(dim, heads, sr), sr),
+        )
+    ]
+    before = spec.dims[index - 1] if index else spec.channels
+    patches = PolyPatchEmbed(spec.patches[index], before, dim, None if index else order)
+    positions = CircularPEG(dim, "zeros" if order is None else "circular")
+    return nn.Sequential(patches, blocks[0], positions, *blocks[1:])
 
 
 @dataclass(frozen=True)
