@@ -117,6 +117,10 @@ class TestChapter:
             length = last - first
         assert 8 <= length <= 26
 
+    def test_one_figure_is_its_headline(self, cells):
+        (headline,) = [cell for cell in cells if "headline" in cell.metadata.get("tags", ())]
+        assert "figures.show(" in headline.source
+
     def test_parameters_cell_is_the_records(self, record, cells):
         (cell,) = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
         assert cell.source == parameters.cell(record)

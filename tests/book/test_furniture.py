@@ -4,6 +4,8 @@ import re
 
 import pytest
 from bs4 import BeautifulSoup
+from docutils import nodes
+from docutils.utils import new_document
 
 from fourfold.book import furniture
 from fourfold.judging import records, rule
@@ -52,6 +54,17 @@ def test_the_bibliography_line_says_who_when_where_and_links():
     ]
     bare = RECORD.model_copy(update={"code": None, "doi": None, "arxiv": None, "venue": None})
     assert soup(furniture.bibliography(bare)).get_text().endswith("On <light>. no code by the authors found")
+
+
+def test_the_headline_goes_to_the_top_and_leaves_its_code_behind():
+    doctree = new_document("page")
+    shown, other = (nodes.container("", classes=["cell_output"]) for _ in range(2))
+    code = nodes.container("", classes=["cell_input"])
+    cell = nodes.container("", code, shown, classes=["cell", "tag_hide-input", "tag_headline"])
+    doctree += [nodes.paragraph("", "words"), cell, nodes.container("", other, classes=["cell"])]
+    (headline,) = furniture.headline(doctree)
+    assert headline.children == [shown]
+    assert cell.children == [code]
 
 
 def test_badges_say_the_word_lead_to_the_card_and_add_up():

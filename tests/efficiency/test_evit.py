@@ -27,8 +27,10 @@ from fourfold.efficiency.evit import (
     contrast,
     evit_macs,
     keep_rate_schedule,
+    masked,
     on_the_digit,
     original_indices,
+    patch_norm,
     reorganize,
     resize_positions,
     token_counts,
@@ -162,6 +164,28 @@ def test_token_counts_of_deit_s():
     assert costs[3].mlp < costs[0].mlp
 
 
+@pytest.mark.parametrize("rate", [1.0, 0.7, 0.5, 0.1, 0.03])
+def test_hiding_tokens_gives_the_logits_of_dropping_them_at_full_cost(rate):
+    net, images = small(), normal(4, 1, 12, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(masked(net, images, rate), net(images, rate), **EXACT)
+    with torch.device("meta"):
+        large = EViT(**DEIT_S)
+    whole = evit_macs(224, 16, 384, token_counts(224, 16, 12, 1.0, ()))
+    assert whole <= cost.macs(Hidden(large, rate), (1, 3, 224, 224)) <= 1.02 * whole
+
+
+class Hidden(torch.nn.Module):
+    """What ``masked`` computes, as a module that torch's counter can run."""
+
+    def __init__(self, net: EViT, rate: float):
+        super().__init__()
+        self.net, self.rate = net, rate
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return masked(self.net, images, self.rate)
+
+
 # --- identities -------------------------------------------------------------------------------------------
 
 
@@ -241,6 +265,28 @@ def test_selections_are_what_they_are_called():
     assert (kept("shared") == kept("shared")[0]).all()
     assert torch.equal(kept("random"), kept("random"))
     assert not torch.equal(kept("random"), kept("random", seed=1))
+
+
+def test_ranks_of_ones_own_choose_who_is_kept_and_scores_weigh_the_rest():
+    x, scores, ranks = normal(4, 11, 3), scores_for(4, 10), normal(4, 10, seed=5)
+    tokens, kept = reorganize(x, scores, 4, select=ranks)
+    assert torch.equal(kept, ranks.topk(4).indices)
+    rest = scores.scatter(1, kept, 0.0)
+    torch.testing.assert_close(tokens[:, -1], (rest[..., None] * x[:, 1:]).sum(1), **EXACT)
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_patches_ranked_by_the_image_keep_their_rank_and_the_fused_token_comes_last(fuse):
+    images = normal(5, 1, 12, 12)
+    net = small(select=patch_norm, fuse=fuse)
+    first, second = original_indices(net.kept(images, 0.5), fuse)
+    order = patch_norm(images).argsort(descending=True)
+    assert torch.equal(first, order[:, :18])
+    assert torch.equal(second, order[:, : 10 if fuse else 9])
+    assert (net(images, 0.5) - small(fuse=fuse)(images, 0.5)).abs().max() > 1e-3
+    assert torch.equal(net(images, 1.0), small(fuse=fuse)(images, 1.0))
+    # At so low a rate that one is left, the fused token is not the one.
+    assert torch.equal(original_indices(net.kept(images, 0.03), fuse)[1], order[:, :1])
 
 
 def test_scores_are_the_class_tokens_row_without_itself():
@@ -388,7 +434,7 @@ def test_digits_stand_beside_noise_and_are_otherwise_themselves():
 
 
 @pytest.mark.parametrize("patch", [1, 2, 4])
-def test_the_mask_and_the_contrast_are_those_of_the_patches_of_the_network(patch):
+def test_mask_contrast_and_norm_are_those_of_the_patches_of_the_network(patch):
     right = torch.tensor([True, False, True])
     canvas = torch.where(torch.arange(16) >= 8, 1.0, 0.0).expand(1, 1, 8, 16)
     images = torch.where(right[:, None, None, None], canvas, 1 - canvas)
@@ -402,6 +448,9 @@ def test_the_mask_and_the_contrast_are_those_of_the_patches_of_the_network(patch
     assert torch.equal(contrast(noise * images, patch) > 0, mask if patch > 1 else torch.zeros_like(mask))
     theirs = noise[0, 0, :patch, :patch].numpy().std()
     assert float(contrast(noise, patch)[0, 0]) == pytest.approx(float(theirs), rel=1e-12)
+    assert torch.equal(patch_norm(noise * images, patch) > 0, mask)
+    theirs = np.linalg.norm(noise[0, 0, :patch, :patch].numpy())
+    assert float(patch_norm(noise, patch)[0, 0]) == pytest.approx(float(theirs), rel=1e-12)
 
 
 def test_two_squares_side_by_side_are_twice_the_tokens_and_else_the_same_network():
@@ -418,10 +467,9 @@ RECORD = records.load("evit")
 
 @pytest.mark.parametrize(("accuracy", "word"), [(90.0, "reproduced"), (12.0, "inconclusive")])
 def test_networks_that_have_not_learnt_lose_nothing_and_show_nothing(accuracy, word):
-    none, much, more = [0.0, 0.1] * 4, [5.0, 5.1] * 4, [6.0, 6.1] * 4
-    verdict = judge(
-        RECORD, "C4a", {"drop_70": none}, {"random": much, "bottom": more}, {"trained": [accuracy] * 8}
-    )
+    none, rivals = [0.0, 0.1] * 4, {"random": 5.0, "norm": 4.0, "bottom": 6.0}
+    lost = {arm: [points, points + 0.1] * 4 for arm, points in rivals.items()}
+    verdict = judge(RECORD, "C4a", {"drop_70": none}, lost, {"trained": [accuracy] * 8})
     assert verdict.word == word
 
 
@@ -444,7 +492,17 @@ def fixed_order(attention):
     return scores.mean() * torch.linspace(2, 0, scores.shape[-1], dtype=scores.dtype).expand_as(scores)
 
 
-MUTATIONS = [("tokens_kept", all_kept), ("class_attention_scores", fixed_order)]
+def always_left(right, patch=2):
+    """The left half counts as the digit, wherever the digit stands."""
+    rows = 8 // patch
+    return (torch.arange(2 * rows) < rows).repeat(rows).expand(len(right), -1)
+
+
+MUTATIONS = [
+    ("tokens_kept", all_kept),
+    ("class_attention_scores", fixed_order),
+    ("on_the_digit", always_left),
+]
 
 
 # --- bad input --------------------------------------------------------------------------------------------
@@ -460,6 +518,10 @@ REFUSED = [
     (lambda: reorganize(TOKENS, SCORES, 5), r"keep must be in 1\.\.4, got 5"),
     (lambda: reorganize(TOKENS, SCORES[:, 1:], 2), r"scores must be \(2, 4\), got \(2, 3\)"),
     (lambda: reorganize(TOKENS, SCORES, 2, select="best"), "select must be one of top, .*, got 'best'"),
+    (
+        lambda: reorganize(TOKENS, SCORES, 2, select=SCORES[:1]),
+        r"select must be ranks \(2, 4\), got \(1, 4\)",
+    ),
     (lambda: reorganize(TOKENS, SCORES, 2, select="random"), "'random' needs a generator, got None"),
     (lambda: small(keep_rate=0.0), "keep_rate must be > 0 and <= 1, got 0.0"),
     (lambda: small()(torch.zeros(1, 1, 12, 12).double(), 2.0), "keep_rate must be > 0 and <= 1, got 2.0"),
@@ -471,6 +533,12 @@ REFUSED = [
     (lambda: small(heads=3), "heads must be >= 1 and divide dim, got heads=3, dim=16"),
     (lambda: small(patch=5), "patch must be >= 1 and divide the image's side, got 5 and 12"),
     (lambda: small()(torch.zeros(1, 1, 16, 16).double()), r"expected x of shape \(batch, 36, 16\)"),
+    (
+        lambda: masked(small(fuse=False), TOKENS, 0.5),
+        "fuse = True, normalize = False, got True, False, False",
+    ),
+    (lambda: masked(small(whole=False), TOKENS, 0.5), "masked needs whole = True, .* got False, True, False"),
+    (lambda: masked(small(normalize=True), TOKENS, 0.5), "normalize = False, got True, True, True"),
     (lambda: token_counts(224, 16, 12, 0.7, (12,)), r"locations must rise within 0\.\.11, got \[12\]"),
     (lambda: token_counts(224, 15, 12, 0.7, (3,)), "patch must be >= 1 and divide .*, got 15 and 224"),
     (lambda: evit_macs(10, 16, 8, []), "patch must be >= 1 and divide .*, got 16 and 10"),

@@ -286,17 +286,7 @@ def test_only_a_network_that_is_told_or_convolves_knows_the_order_of_patches():
     assert order_change(bag, x) < 1e-12
 
 
-def bars(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise with a bar, upright (1) or lying (0)."""
-    generator = torch.Generator().manual_seed(seed)
-    x, labels = 0.3 * torch.randn(n, 1, 16, 16, generator=generator), torch.arange(n) % 2
-    for image, label in zip(x, labels, strict=True):
-        at = int(torch.randint(12, (1,), generator=generator))
-        (image[0, :, at : at + 2] if label else image[0, at : at + 2]).add_(3)
-    return x, labels
-
-
-def learned(labels=None, seeds=(0,), **how):
+def learned(bars, labels=None, seeds=(0,), **how):
     x, y = bars(128, 0)
     test = bars(100, 1)
     return train(
@@ -309,16 +299,16 @@ def learned(labels=None, seeds=(0,), **how):
     )
 
 
-def test_it_learns_and_does_not_where_the_labels_say_nothing():
-    first, again = learned(), learned()
+def test_it_learns_and_does_not_where_the_labels_say_nothing(bars):
+    first, again = learned(bars), learned(bars)
     assert torch.equal(first.loss, again.loss)
     assert float(first.accuracy[0, -1]) > 0.85
-    nothing = learned(torch.arange(128) // 2 % 2)
+    nothing = learned(bars, torch.arange(128) // 2 % 2)
     assert abs(float(nothing.accuracy[0, -1]) - 0.5) < 0.25
 
 
-def test_running_averages_are_used_in_evaluation():
-    net = learned().member(0)
+def test_running_averages_are_used_in_evaluation(bars):
+    net = learned(bars).member(0)
     x = bars(8, 2)[0]
     with torch.no_grad():
         torch.testing.assert_close(net(x)[:1], net(x[:1]), rtol=0, atol=1e-5)
@@ -362,7 +352,7 @@ def test_gradients_are_right_in_float64(method):
     assert torch.autograd.gradcheck(apply, (x, *weights.values()), eps=1e-6, atol=1e-5)
 
 
-def test_every_arm_runs_and_learns_in_training_mode():
+def test_every_arm_runs_and_learns_in_training_mode(bars):
     x, y = bars(16, 0)
     for how in ({"method": "avg"}, {"method": "linear"}, {"kernel": 1}, {"stride_kv": 1},
                 {"stride_kv": 1, "method": ("linear", "dw_bn", "linear")}):  # fmt: skip
@@ -435,7 +425,7 @@ MUTATIONS = [
 
 
 @pytest.mark.parametrize(("target", "mutation"), MUTATIONS)
-def test_what_is_mutated_still_trains(monkeypatch, target, mutation):
+def test_what_is_mutated_still_trains(monkeypatch, target, mutation, bars):
     monkeypatch.setattr(
         target if target.startswith("fourfold.") else f"fourfold.hybrids.cvt.{target}", mutation
     )

@@ -34,10 +34,14 @@ def test_a_recorded_run_was_judged_by_what_its_commit_holds(slug, tier):
     run = evidence.read(slug, tier)
     git("merge-base", "--is-ancestor", run["commit"], "HEAD")
     then = yaml.safe_load(git("show", f"{run['commit']}:data/papers/{slug}.yml"))
-    criteria = {}
+    criteria, steps = {}, {}
     for claim in then["claims"]:
         if claim.get("criteria"):
             told = {"controls": {}} | {key: claim[key] for key in JUDGED_BY if key in claim}
             check = {"check": True} if claim.get("check") else {}
             criteria[claim["id"]] = rule.digest(records.Claim.model_validate(told | check))
+            steps[claim["id"]] = {name: each["resolution"] for name, each in claim["criteria"].items()}
     assert {face["claim"]: face["criteria"] for face in run["verdicts"]} == criteria
+    # What a card rounds to is no criterion, but how far a build or a mutated run may stray hangs on it.
+    now = {claim.id: claim.criteria for claim in records.load(slug).claims if claim.id in steps}
+    assert {c: {name: each.resolution for name, each in found.items()} for c, found in now.items()} == steps

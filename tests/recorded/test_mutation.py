@@ -105,6 +105,9 @@ def test_a_claim_that_survives_is_not_told_and_one_that_turns_says_so(verdict):
     survivor = survival.tell(verdict, {verdict.claim.id: outcome(verdict, turned=False, word="reproduced")})
     assert survivor.word == "inconclusive"
     assert survivor.reason == "it survives without its mechanism (Nothing is multiplied)"
+    open_ = survival.tell(verdict, {verdict.claim.id: outcome(verdict, turned=False)})
+    assert open_.word == "inconclusive"
+    assert open_.reason.startswith("a few seeds cannot tell it from what is left without its mechanism")
 
 
 def test_an_outcome_under_other_criteria_or_of_another_mutation_says_nothing(verdict):

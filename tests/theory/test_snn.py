@@ -23,6 +23,7 @@ from fourfold.theory.snn import (
     SATURATION,
     Dropout,
     alpha_dropout,
+    correlation_of_passes,
     gradient_sizes,
     largest,
     make_mlp,
@@ -33,6 +34,7 @@ from fourfold.theory.snn import (
     selu,
     selu_parameters,
     standard_dropout,
+    zero_dropout,
 )
 from fourfold.training import Recipe, seeded, shuffled, stream, train
 
@@ -182,6 +184,39 @@ def test_a_layer_multiplies_small_correlations_by_less_than_one():
     assert float(moment_jacobian(0.0, 1.0, 1.0, 1.0)[0, 0] ** 2) == pytest.approx(0.97, abs=0.005)
 
 
+def test_what_holds_for_unscaled_elu_too_decides_nothing():
+    """The chapter says so of two criteria: a contraction on the domain, and the fall of a large variance."""
+
+    def steepness(**at):
+        return np.linalg.svd(moment_jacobian(**at, alpha=1.0, lam=1.0), compute_uv=False)[..., 0]
+
+    assert largest(steepness, DOMAIN, 5) < 1
+    large = {"mu": (-1, 1), "omega": (-0.1, 0.1), "nu": (3, 16), "tau": (0.8, 1.25)}
+    assert largest(lambda nu, **at: moment_map(nu=nu, **at, alpha=1.0, lam=1.0)[1] - nu, large, 5) < 0
+
+
+def test_a_scaled_tanh_contracts_the_domain_as_well():
+    """What the chapter says of it: tanh has the fixed point (0, 1) once its scale is right."""
+    mean_square = integral(lambda z: math.tanh(z) ** 2, 0.0, 1.0)
+    scale = 1 / math.sqrt(mean_square)
+    assert scale == pytest.approx(1.5925, abs=5e-5)
+
+    def scaled(z):
+        return scale * np.tanh(z)
+
+    np.testing.assert_allclose(quadrature_map(scaled, 0.0, 1.0), (0, 1), rtol=0, atol=1e-12)
+    # The map depends on x = mu omega and y = nu tau alone.
+    means, variances = quadrature_map(
+        scaled, np.linspace(-0.01, 0.01, 21)[:, None], np.linspace(0.76, 1.65, 41)
+    )
+    assert abs(means).max() < DOMAIN["mu"][1]
+    assert DOMAIN["nu"][0] < variances.min() < variances.max() < DOMAIN["nu"][1]
+    below, above = (float(quadrature_map(scaled, 0.0, 1.1 * (0.8 + h))[1]) for h in (-1e-4, 1e-4))
+    assert (above - below) / 2e-4 == pytest.approx(0.571, abs=1e-3)
+    growth = integral(lambda z: (scale / math.cosh(z) ** 2) ** 2, 0.0, 1.0)
+    assert math.sqrt(growth) == pytest.approx(1.085, abs=1e-3)
+
+
 def test_between_the_domains_small_weights_still_shrink_the_variance():
     assert float(moment_map(0.0, 0.0, 0.6, 0.8)[1]) - 0.6 == pytest.approx(-0.0412, abs=5e-5)
 
@@ -235,10 +270,20 @@ def test_standard_dropout_does_not_keep_the_variance():
     assert float(standard_dropout(x, 0.1, stream(4, "masks")).var()) == pytest.approx(1 / 0.9, abs=0.01)
 
 
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropping_to_zero_keeps_both_moments_as_well(p):
+    x = selu(torch.randn(400_000, dtype=torch.float64, generator=stream(4, "x")))
+    made = zero_dropout(x, p, stream(4, "masks"))
+    assert float(made.mean()) == pytest.approx(0, abs=0.01)
+    assert float(made.var()) == pytest.approx(1, abs=0.01)
+    kept = standard_dropout(x, p, stream(4, "masks"))
+    torch.testing.assert_close(made, kept * math.sqrt(1 - p))
+
+
 def test_the_share_of_variance_that_a_dropout_makes_noise():
-    """What the chapter says of rate 0.1: 31 % for alpha dropout, 10 % for the standard one."""
+    """What the chapter says of rate 0.1: 31 % for alpha dropout, 10 % for the other two."""
     x = selu(torch.randn(400_000, dtype=torch.float64, generator=stream(5, "x")))
-    for function, share in ((alpha_dropout, 0.31), (standard_dropout, 0.10)):
+    for function, share in ((alpha_dropout, 0.31), (standard_dropout, 0.10), (zero_dropout, 0.10)):
         one, other = (function(x, 0.1, stream(5, name)) for name in ("one", "other"))
         signal = ((one - one.mean()) * (other - other.mean())).mean() / one.var()
         assert 1 - float(signal) == pytest.approx(share, abs=0.01)
@@ -301,6 +346,26 @@ def test_batch_norm_sends_gradients_back_larger_whatever_the_weights():
     sizes = [gradient_sizes(relu, gain, 24, 128, 64, stream(0, "back"), norm=True) for gain in (2.0, 0.5)]
     torch.testing.assert_close(*sizes, rtol=0.01, atol=0)
     assert sizes[0][0] > 30
+
+
+def test_two_passes_agree_in_what_the_noise_has_left():
+    """A drop to zero leaves a share q of a layer's variance; one to s leaves q / (1 + p s^2)."""
+
+    def correlations(after, depth=1):
+        return correlation_of_passes(selu, 1.0, depth, 512, 256, stream(6, "passes"), after)
+
+    torch.testing.assert_close(correlations(lambda x: x, 3), torch.ones(3))
+    masks = stream(6, "masks")
+    for function, left in (
+        (standard_dropout, 0.8),
+        (zero_dropout, 0.8),
+        (alpha_dropout, 0.8 / (1 + 0.2 * SATURATION**2)),
+    ):
+        found = correlations(partial(function, p=0.2, generator=masks))
+        assert float(found) == pytest.approx(left, abs=0.01)
+    deep = correlations(partial(alpha_dropout, p=0.5, generator=masks), 16)
+    assert deep.shape == (16,)
+    assert abs(float(deep[-1])) < 0.02
 
 
 # --- networks ---------------------------------------------------------------------------------------------
@@ -456,6 +521,8 @@ REFUSED = [
     (lambda: propagate_moments(selu, 1, 1, 8, 8, G, start=(0, -1)), "variance >= 0, got 1 and -1"),
     (lambda: gradient_sizes(selu, 1, 2, 0, 8, G), "width must be >= 1, got 0"),
     (lambda: gradient_sizes(selu, 0, 2, 8, 8, G), "gain must be > 0, got 0"),
+    (lambda: correlation_of_passes(selu, 1, 0, 8, 8, G, selu), "depth must be >= 1, got 0"),
+    (lambda: correlation_of_passes(selu, 0, 2, 8, 8, G, selu), "gain must be > 0, got 0"),
     (lambda: make_mlp("elu", 4, 8, 2, 3), "kind must be one of snn, relu, .*, got 'elu'"),
     (lambda: make_mlp("bn", 4, 8, 2, 3, bn_order="none"), "bn_order must be 'before' or 'after', got 'none'"),
     (lambda: make_mlp("snn", 0, 8, 2, 3), "d_in must be >= 1, got 0"),

@@ -29,7 +29,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 def furnish(app: Sphinx, doctree: nodes.document) -> None:
-    """Put the furniture under the title of a chapter, and on any page what its run failed with."""
+    """Put the furniture under a chapter's title, its headline below its first words; say if it failed."""
     docname = app.env.docname
     run = (executed.RUNS / docname.removeprefix("chapters/")).with_suffix(".ipynb")
     if docname.startswith("chapters/"):
@@ -39,7 +39,20 @@ def furnish(app: Sphinx, doctree: nodes.document) -> None:
         title = next(iter(doctree.findall(nodes.title)))
         section = title.parent
         at = section.index(title) + 1
+        first = section.first_child_matching_class(nodes.paragraph, start=at)
+        under_it = at if first is None else first + 1
+        section[under_it:under_it] = headline(doctree)
         section[at:at] = [*failure(run), *(pieces(record) if record else [])]
+
+
+def headline(doctree: nodes.document) -> list[nodes.Node]:
+    """What the cell with the tag ``headline`` shows, taken from its place."""
+    found = []
+    for cell in [box for box in doctree.findall(nodes.container) if "tag_headline" in box["classes"]]:
+        for output in [box for box in cell.children if "cell_output" in box["classes"]]:
+            cell.remove(output)
+            found.append(nodes.container("", output, classes=["cell", "headline"]))
+    return found
 
 
 def failure(run: Path) -> list[nodes.Node]:

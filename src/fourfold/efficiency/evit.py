@@ -20,19 +20,21 @@ token fused earlier among them, always the last.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from fourfold.attention import PatchEmbedding, ViT
+from fourfold.attention import Attention, Block, PatchEmbedding, ViT
 
 Select = Literal["top", "bottom", "random", "shared"]
 SELECTS = ("top", "bottom", "random", "shared")
+Rank = Callable[[Tensor], Tensor]
+"""Images (batch, channels, height, width) -> a value for each patch, (batch, tokens): what is kept first."""
 
 MLP_RATIO = 4
 FUSED = -1
@@ -71,7 +73,7 @@ def reorganize(
     *,
     fuse: bool = True,
     normalize: bool = False,
-    select: Select = "top",
+    select: Select | Tensor = "top",
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Keep the class token and ``keep`` candidates; melt the others into one token behind them.
@@ -83,9 +85,10 @@ def reorganize(
 
     ``select``: who is kept, the paper's ``"top"`` or a baseline. ``"bottom"`` keeps the lowest scores,
     ``"random"`` draws from ``generator``, ``"shared"`` keeps the same candidates for the whole batch, those
-    with the largest mean score.
-    Raises ``ValueError`` for scores of another shape, keep outside 1..N - 1, an unknown ``select``, or
-    ``"random"`` without a generator.
+    with the largest mean score. A tensor, (batch, N - 1), ranks in the scores' place, the largest first; the
+    fused token's weights are the scores still.
+    Raises ``ValueError`` for scores or ranks of another shape, keep outside 1..N - 1, an unknown ``select``,
+    or ``"random"`` without a generator.
     """
     candidates = x.shape[-2] - 1
     if scores.shape != (*x.shape[:-2], candidates):
@@ -123,7 +126,11 @@ def original_indices(kept: Sequence[Tensor], fuse: bool = True) -> list[Tensor]:
     return places
 
 
-def _ranks(scores: Tensor, select: Select, generator: torch.Generator | None) -> Tensor:
+def _ranks(scores: Tensor, select: Select | Tensor, generator: torch.Generator | None) -> Tensor:
+    if isinstance(select, Tensor):
+        if select.shape != scores.shape:
+            raise ValueError(f"select must be ranks {tuple(scores.shape)}, got {tuple(select.shape)}")
+        return select
     if select == "top":
         return scores
     if select == "bottom":
@@ -193,7 +200,8 @@ class EViT(DeiT):
     """DeiT whose blocks at ``locations``, counted from 0, reorganise tokens between attention and MLP.
 
     It has DeiT's parameters and no others. ``keep_rate`` may change at any time. ``fuse``, ``normalize``,
-    ``select`` and ``generator`` as in ``reorganize``, the rest as in ``DeiT``.
+    ``select`` and ``generator`` as in ``reorganize``, the rest as in ``DeiT``. ``select`` may also rank the
+    patches by the images instead of by attention, once; a fused token, which shows no patch, then ranks last.
     Raises ``ValueError`` for a keep rate outside (0, 1], for locations that do not rise within the depth, and
     for one in a last block that is not ``whole``, where nothing is left to drop.
     """
@@ -213,7 +221,7 @@ class EViT(DeiT):
         locations: Sequence[int] = (3, 6, 9),
         fuse: bool = True,
         normalize: bool = False,
-        select: Select = "top",
+        select: Select | Rank = "top",
         generator: torch.Generator | None = None,
     ):
         super().__init__(
@@ -234,7 +242,7 @@ class EViT(DeiT):
             fuse,
             normalize,
         )
-        self.select: Select = select
+        self.select: Select | Rank = select
         self.generator = generator
 
     def forward(self, images: Tensor, keep_rate: float | None = None) -> Tensor:
@@ -251,17 +259,18 @@ class EViT(DeiT):
     def _run(self, images: Tensor, keep_rate: float | None) -> tuple[Tensor, list[Tensor]]:
         rate = self.keep_rate if keep_rate is None else keep_rate
         stages: list[Tensor] = []
+        select = self.select if isinstance(self.select, str) else self.select(images)
 
         def reduce(tokens: Tensor, attention: Tensor) -> Tensor:
+            nonlocal select
             tokens, kept = reorganize(
-                tokens,
-                class_attention_scores(attention),
-                tokens_kept(tokens.shape[-2] - 1, rate),
-                fuse=self.fuse,
-                normalize=self.normalize,
-                select=self.select,
-                generator=self.generator,
-            )
+                tokens, class_attention_scores(attention), tokens_kept(tokens.shape[-2] - 1, rate),
+                fuse=self.fuse, normalize=self.normalize, select=select, generator=self.generator,
+            )  # fmt: skip
+            if isinstance(select, Tensor):
+                select = select.gather(-1, kept)
+                if tokens.shape[-2] > 1 + kept.shape[-1]:
+                    select = torch.cat([select, torch.full_like(select[..., :1], -torch.inf)], dim=-1)
             stages.append(kept)
             return tokens
 
@@ -269,6 +278,52 @@ class EViT(DeiT):
         for index, block in enumerate(self.vit.blocks):
             x, _ = block(x, self.queries(index), reduce if index in self.locations else None)
         return self.vit.classify(x), stages
+
+
+def masked(net: EViT, images: Tensor, keep_rate: float) -> Tensor:
+    """The logits of ``net``, keeping the top, with what it drops hidden from attention, not taken out.
+
+    (batch, channels, image, image) -> (batch, classes). No token attends to a hidden one, but all stay in the
+    sequence and go through every block, with each stage's fused token behind them: what reorganisation gives,
+    without what it saves. Raises ``ValueError`` unless the network is ``whole`` and fuses, without
+    ``normalize``, and for what ``tokens_kept`` refuses.
+    """
+    if not (net.whole and net.fuse) or net.normalize:
+        raise ValueError(
+            f"masked needs whole = True, fuse = True, normalize = False, got {net.whole}, {net.fuse}, "
+            f"{net.normalize}"
+        )
+    x = net.vit.embed(net.patches(images))
+    hidden = torch.zeros(x.shape[:-1], dtype=torch.bool, device=x.device)
+    candidates = x.shape[-2] - 1
+    for index, block in enumerate(cast(Iterable[Block], net.vit.blocks)):
+        mixed, attention = _attend(block.attention, block.norm_attention(x), hidden)
+        x = x + mixed
+        keep = tokens_kept(candidates, keep_rate) if index in net.locations else candidates
+        if keep < candidates:
+            scores = class_attention_scores(attention)
+            order = scores.masked_fill(hidden[:, 1:], -1).argsort(dim=-1, descending=True, stable=True)
+            rest = order[:, keep:candidates]
+            fused = (scores.gather(-1, rest)[..., None] * _pick(x[:, 1:], rest)).sum(-2, keepdim=True)
+            hidden = torch.cat([hidden.scatter(-1, rest + 1, True), torch.zeros_like(hidden[:, :1])], dim=-1)
+            x = torch.cat([x, fused], dim=-2)
+            candidates = keep + 1
+        x = x + block.mlp(block.norm_mlp(x))
+    return net.vit.classify(x)
+
+
+def _attend(attention: Attention, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """What ``attention`` makes of ``x``, (batch, N, dim), if no token sees the hidden ones, (batch, N)."""
+    q, k, v = (
+        rearrange(linear(x), "batch n (heads d) -> batch heads n d", heads=attention.heads)
+        for linear in (attention.query, attention.key, attention.value)
+    )
+    # Softmax over the first axis, as there, so that the mask is the only difference in cost.
+    scores = rearrange(q @ k.transpose(-2, -1) * attention.scale, "batch heads i j -> j batch heads i")
+    scores = scores.masked_fill(rearrange(hidden, "batch j -> j batch 1 1"), -torch.inf)
+    weights = rearrange(scores.softmax(dim=0), "j batch heads i -> batch heads i j")
+    mixed = rearrange(weights @ v, "batch heads n d -> batch n (heads d)")
+    return attention.projection(mixed), weights
 
 
 def keep_rate_schedule(step: int, steps_per_epoch: int, start: float, shrink: float, base: float) -> float:
@@ -380,7 +435,8 @@ def beside_background(digits: Tensor, right: Tensor, generator: torch.Generator)
     """8 x 8 digits beside 8 x 8 pixels of noise, fourfold's own test of which tokens matter.
 
     ``digits``: (n, 8, 8) in 0..1; ``right``: (n,), bool, whether the digit is the right half. The noise is
-    uniform in 0..0.5, so that neither its mean nor its contrast gives it away.
+    uniform in 0..0.5. Arithmetic on pixels tells the two apart nearly always (``patch_norm``): a digit's
+    pixels reach 1, and more than a quarter of its patches of 2 x 2 are entirely 0, which noise never is.
     Returns (n, 1, 8, 16), standardised by ``(v - 0.25) / 0.3``. Raises ``ValueError`` for another shape.
     """
     n = len(digits)
@@ -405,12 +461,25 @@ def on_the_digit(right: Tensor, patch: int = 2) -> Tensor:
 
 
 def contrast(images: Tensor, patch: int = 2) -> Tensor:
-    """Standard deviation within each patch: (n, 1, height, width) -> (n, tokens).
+    """Standard deviation within each patch: (n, channels, height, width) -> (n, tokens).
 
-    What ranks patches without a network, the lazy alternative to attention.
+    What ranks patches without a network, a lazy alternative to attention.
     """
-    patches = rearrange(images, "n 1 (y a) (x b) -> n (y x) (a b)", a=patch, b=patch)
-    return patches.std(-1, correction=0)
+    return _pixels(images, patch).std(-1, correction=0)
+
+
+def patch_norm(images: Tensor, patch: int = 2) -> Tensor:
+    """Euclidean norm of each patch: (n, channels, height, width) -> (n, tokens).
+
+    The lazy alternative to attention that knows the background: standardised pixels of ``beside_background``
+    are 0 at its mean, so that black and white patches of a digit stand out alike.
+    """
+    return torch.linalg.vector_norm(_pixels(images, patch), dim=-1)
+
+
+def _pixels(images: Tensor, patch: int) -> Tensor:
+    """(n, channels, height, width) -> (n, tokens, values in a patch)."""
+    return rearrange(images, "n channels (y a) (x b) -> n (y x) (channels a b)", a=patch, b=patch)
 
 
 # --- sizes ------------------------------------------------------------------------------------------------

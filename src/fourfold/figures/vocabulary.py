@@ -128,8 +128,8 @@ def seeds(
             err_kws={"linewidth": 2.2},
             **{**look, "dodge": 0.8 - 0.8 / len(colours) if within > 1 else False, "legend": False},
         )
-        # seaborn draws a line for every pair of row and colour, most of them of nothing. Those without points are
-        # what the legend shows.
+        # seaborn draws a line for every pair of row and colour, most of them of nothing. Those without points
+        # are what the legend shows.
         for line in list(axes.lines):
             places = np.asarray(line.get_xdata(), float)
             if len(places) and np.isnan(places).all():

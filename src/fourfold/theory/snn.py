@@ -7,8 +7,8 @@ g(mu, nu; omega, tau): the *moment map*. For SELU, g has the fixed point (0, 1) 
 contracts around it.
 
 Implemented: SELU and its parameters for any fixed point, the moment map and its Jacobian in closed form, the
-same map by quadrature for any activation, alpha dropout, random networks that only propagate moments or
-gradients, and the plain networks that the paper compares.
+same map by quadrature for any activation, alpha dropout and its rivals, random networks that only propagate
+moments, gradients or two passes of a batch, and the plain networks that the paper compares.
 
 Departures: parameters for other fixed points come from a quadratic equation where the authors use a root
 finder; the closed forms are rearranged so that no exponential overflows; a residual block has one layer; the
@@ -27,6 +27,8 @@ from scipy.optimize import minimize
 from scipy.special import erfc, erfcx
 from torch import Tensor, nn
 from torch.nn.functional import elu, linear, relu
+
+from fourfold.checks import at_least
 
 Array = NDArray[np.float64]
 
@@ -206,8 +208,7 @@ def alpha_dropout(
     """Send a share p of the units to SELU's saturation, then restore mean and variance.
 
     ``a (x d + saturation (1 - d)) + b`` with d = 1 for units that are kept. If x has mean ``mean`` and
-    variance ``var``, so has the result, exactly and for any distribution. With saturation 0, mean 0 and
-    var 1 this is dropout scaled by ``1/sqrt(1-p)``, not by the usual ``1/(1-p)``.
+    variance ``var``, so has the result, exactly and for any distribution.
     Raises ``ValueError`` unless 0 <= p < 1.
     """
     _rate(p)
@@ -223,6 +224,14 @@ def standard_dropout(x: Tensor, p: float, generator: torch.Generator) -> Tensor:
     _rate(p)
     dropped = torch.rand(x.shape, generator=generator, dtype=x.dtype) < p
     return x.masked_fill(dropped, 0) / (1 - p)
+
+
+def zero_dropout(x: Tensor, p: float, generator: torch.Generator) -> Tensor:
+    """Send a share p of the units to zero and multiply the rest by ``1/sqrt(1-p)``.
+
+    It keeps mean 0 and variance 1, as alpha dropout does, with nothing that is SELU's: the lazy rival.
+    """
+    return alpha_dropout(x, p, generator, saturation=0.0)
 
 
 # --- networks ---------------------------------------------------------------------------------------------
@@ -245,9 +254,7 @@ def propagate_moments(
     units and batch together, and the variance of a unit over the batch, averaged over units.
     Raises ``ValueError`` for depth, width or batch < 1, a gain <= 0, or a negative variance.
     """
-    for name, size in (("depth", depth), ("width", width), ("batch", batch)):
-        if size < 1:
-            raise ValueError(f"{name} must be >= 1, got {size}")
+    at_least(1, depth=depth, width=width, batch=batch)
     if not gain > 0 or start[1] < 0:
         raise ValueError(f"gain must be > 0 and a variance >= 0, got {gain} and {start[1]}")
     x = start[0] + math.sqrt(start[1]) * torch.randn(batch, width, generator=generator)
@@ -274,9 +281,7 @@ def gradient_sizes(
     ``norm`` each layer's units have their mean and variance over the batch divided out before the activation.
     What arrives at the last layer is a random direction; sizes are norms over units and batch.
     """
-    for name, size in (("depth", depth), ("width", width), ("batch", batch)):
-        if size < 1:
-            raise ValueError(f"{name} must be >= 1, got {size}")
+    at_least(1, depth=depth, width=width, batch=batch)
     if not gain > 0:
         raise ValueError(f"gain must be > 0, got {gain}")
     x = torch.randn(batch, width, generator=generator).requires_grad_()
@@ -292,6 +297,35 @@ def gradient_sizes(
     return sizes / sizes[-1]
 
 
+def correlation_of_passes(
+    activation: Callable[[Tensor], Tensor],
+    gain: float,
+    depth: int,
+    width: int,
+    batch: int,
+    generator: torch.Generator,
+    after: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """How far two passes of one batch agree when each has noise of its own: (depth,), after each layer.
+
+    Layers, weights, ``after`` and bad sizes as in ``propagate_moments``, from a start of mean 0 and variance
+    1; both passes have the same weights, and ``after`` acts on each by itself. Each unit's mean over the
+    batch is subtracted before correlating, so that only what differs from input to input counts: 1 where
+    there is no noise, 0 where nothing of the input is left.
+    """
+    at_least(1, depth=depth, width=width, batch=batch)
+    if not gain > 0:
+        raise ValueError(f"gain must be > 0, got {gain}")
+    one = other = torch.randn(batch, width, generator=generator)
+    found = []
+    for _ in range(depth):
+        weights = torch.randn(width, width, generator=generator) * math.sqrt(gain / width)
+        one, other = (after(activation(x @ weights)) for x in (one, other))
+        a, b = (x - x.mean(0) for x in (one, other))
+        found.append((a * b).sum() / torch.sqrt(a.square().sum() * b.square().sum()))
+    return torch.stack(found)
+
+
 class Activation(nn.Module):
     """An activation function as a module."""
 
@@ -305,7 +339,7 @@ class Activation(nn.Module):
 
 
 class Dropout(nn.Module):
-    """One of the two dropouts, in training only, from a generator that is seeded where the module is built.
+    """One of the three dropouts, in training only, from a generator that is seeded where the module is built.
 
     So a seed decides all masks of a network, whatever else draws numbers meanwhile.
     """
@@ -372,9 +406,10 @@ KINDS = {
     "residual": Kind(relu, 2, norm="batch", skip="residual"),
     "snn_he": Kind(selu, 2, dropout=alpha_dropout),
     "snn_dropout": Kind(selu, 1),
+    "snn_zero": Kind(selu, 1, dropout=zero_dropout),
     "relu_alpha": Kind(relu, 2, dropout=alpha_dropout),
 }
-"""The networks by name. The last two are an SNN with one thing broken: its initial weights, its dropout."""
+"""The networks by name. The last four have one thing exchanged: the initial weights or the dropout."""
 
 
 GATE = -4.0
@@ -405,9 +440,7 @@ def make_mlp(
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if bn_order not in ("before", "after"):
         raise ValueError(f"bn_order must be 'before' or 'after', got {bn_order!r}")
-    for name, size in (("d_in", d_in), ("width", width), ("depth", depth), ("n_classes", n_classes)):
-        if size < 1:
-            raise ValueError(f"{name} must be >= 1, got {size}")
+    at_least(1, d_in=d_in, width=width, depth=depth, n_classes=n_classes)
     _rate(dropout)
     spec = KINDS[kind]
 
