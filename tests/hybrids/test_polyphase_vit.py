@@ -35,7 +35,7 @@ from fourfold.hybrids.polyphase_vit import (
     shift_error,
     spread,
     strongest_phase,
-    worst_shift_accuracy,
+    worst_shift_drop,
 )
 from fourfold.judging import parameters, records
 from fourfold.training import Recipe, seeded, shuffled, train
@@ -65,6 +65,7 @@ def test_energies_are_those_of_pixel_unshuffle(size, order):
     expected = phases.transpose(1, 2).flatten(2).norm(order, dim=-1).reshape(2, 3, 3)
     torch.testing.assert_close(polyphase_energy(x, 3, order), expected, rtol=1e-12, atol=0)
     assert polyphase_energy(x.float(), 3, order).dtype == torch.float64
+    assert polyphase_energy(x, 3, order, torch.float32).dtype == torch.float32
 
 
 def test_a_roll_is_that_of_torch_for_each_image():
@@ -104,6 +105,29 @@ def test_a_tie_is_told_and_breaks_the_guarantee():
     assert float(energy_gap(normal(1, 1, 4, 4), 2)) > 0
 
 
+def test_single_precision_ties_where_double_does_not():
+    x = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
+    x[0, 0, 0, 0], x[0, 0, 1, 1] = 1, 1 + 1e-12
+    phases = [strongest_phase(x, 2, 2, precision).tolist() for precision in (torch.float64, torch.float32)]
+    assert phases == [[[1, 1]], [[0, 0]]]
+
+
+def test_a_network_takes_the_precision_that_its_modules_are_given(monkeypatch):
+    asked = set()
+
+    def listening(x, stride, order=2, precision=torch.float64):
+        asked.add(precision)
+        return torch.zeros(len(x), 2, dtype=torch.int64)
+
+    monkeypatch.setattr("fourfold.hybrids.polyphase_vit.strongest_phase", listening)
+    net, x = built(lambda: Twins(SMALL_TWINS, 2)), normal(1, 1, 16, 16)
+    net(x)
+    for module in net.modules():
+        module.precision = torch.float32
+    net(x)
+    assert asked == {torch.float64, torch.float32}
+
+
 def test_layer_norm_takes_the_second_order_and_leaves_the_fourth():
     maps = nn.functional.layer_norm(normal(20, 8, 8, 16), (16,)).permute(0, 3, 1, 2)
     assert float(energy_gap(maps, 4, 2).max()) < 1e-5
@@ -123,7 +147,7 @@ def worst_error(layer, x, stride):
     outputs = layer(
         torch.stack([torch.roll(x, (i, j), (-2, -1)) for i in range(stride) for j in range(stride)])
     )
-    return max(shift_error(outputs[0], other) for other in outputs[1:])
+    return shift_error(outputs[0], outputs[1:])
 
 
 @pytest.mark.parametrize("stride", [2, 4, 7])
@@ -323,15 +347,22 @@ def test_consistency_counts_pairs():
     logits = nn.functional.one_hot(torch.tensor([[0, 1], [0, 1], [0, 2], [1, 1]]), 3).double()
     assert consistency(logits) == pytest.approx((3 / 6 + 3 / 6) / 2)
     assert consistency(logits[:2]) == 1
-    assert worst_shift_accuracy(logits, torch.tensor([0, 1])) == 0.5
     assert spread(logits).tolist() == [1, 1]
     assert spread(logits[:2]).tolist() == [0, 0]
 
 
+def test_the_first_half_chooses_the_worst_shift_and_the_second_is_judged_at_it():
+    right = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]])
+    logits = nn.functional.one_hot(right, 2).double()
+    assert worst_shift_drop(logits, torch.ones(4, dtype=torch.int64)) == 0.5
+    assert worst_shift_drop(logits[:1], torch.ones(4, dtype=torch.int64)) == 0
+
+
 def test_shift_error_is_zero_for_shifts_alone():
     x = normal(2, 5, 6)
-    assert shift_error(x, torch.roll(x, (3, 4), (-2, -1))) == 0
-    assert shift_error(x, normal(2, 5, 6, seed=1)) > 0.1
+    moved = torch.stack([torch.roll(x, (down, right), (-2, -1)) for down in range(5) for right in range(6)])
+    assert shift_error(x, moved) == 0
+    assert shift_error(x, torch.cat([moved, normal(1, 2, 5, 6, seed=1)])) > 0.1
 
 
 def still(count):
@@ -395,10 +426,10 @@ def test_it_learns_the_same_again_alone_or_in_company(together):
 
 # --- mutations --------------------------------------------------------------------------------------------
 
-VIT_INIT, PEG_INIT = ViT.__init__, CircularPEG.__init__
+VIT_INIT = ViT.__init__
 
 
-def phase_ignored(x, stride, order=2):
+def phase_ignored(x, stride, order=2, precision=torch.float64):
     """The anchor leaves every image where it is: its phase is always the first."""
     return torch.zeros(len(x), 2, dtype=torch.int64)
 
@@ -408,16 +439,9 @@ def positions_learned(self, spec, order=None, peg=False, token_norm=False):
     VIT_INIT(self, spec, order, False, token_norm)
 
 
-def bias_dropped(self, dim, padding="circular"):
-    """The convolution for positions has no bias."""
-    PEG_INIT(self, dim, padding)
-    self.convolution.bias = None
-
-
 MUTATIONS = [
     ("strongest_phase", phase_ignored),
     ("ViT.__init__", positions_learned),
-    ("CircularPEG.__init__", bias_dropped),
 ]
 
 
@@ -432,7 +456,7 @@ def test_what_is_mutated_still_trains(monkeypatch, target, mutation):
 
 
 def test_any_choice_that_moves_with_the_image_serves(monkeypatch):
-    def weakest(x, stride, order=2):
+    def weakest(x, stride, order=2, precision=torch.float64):
         worst = polyphase_energy(x, stride, order).flatten(1).argmin(1)
         return torch.stack([worst // stride, worst % stride], 1)
 

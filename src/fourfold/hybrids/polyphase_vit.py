@@ -8,9 +8,9 @@ attention on anchored maps, ViT and Twins-SVT with and without all that at any s
 what they are judged by: shifts, consistency, affine maps, a roll that centres the image.
 
 Departures. An index gathers the rolled image, where the authors pad and interpolate to the nearest pixel; the
-two axes may differ in length. Energies are summed in float64. The energy may be of another order than the
-published second, because after a LayerNorm all tokens have nearly the same second-order energy. No dropout
-and no stochastic depth; weights start as torch draws them.
+two axes may differ in length. Energies are summed in float64, or in float32 as published. They may be of
+another order than the published second, because after a LayerNorm all tokens have nearly the same energy of
+the second. No dropout and no stochastic depth; weights start as torch draws them.
 
 Shifts are circular. A map of tokens is (batch, dim, height, width), as an image is.
 """
@@ -33,26 +33,28 @@ ORDERS = (1, 2, 4)
 # --- the anchor -------------------------------------------------------------------------------------------
 
 
-def polyphase_energy(x: Tensor, stride: int, order: int = 2) -> Tensor:
-    """The norm of every polyphase component, (batch, stride, stride), in float64.
+def polyphase_energy(
+    x: Tensor, stride: int, order: int = 2, precision: torch.dtype = torch.float64
+) -> Tensor:
+    """The norm of every polyphase component, (batch, stride, stride), computed in ``precision``.
 
     Component (p, q) of ``x`` (batch, channels, height, width) is ``x[..., p::stride, q::stride]``. Its norm
-    of order 2 is the paper's. Raises ``ValueError`` unless ``stride`` divides both sides, and for an order
-    that is not in ``ORDERS``.
+    of order 2 is the paper's, which the authors' code computes in float32. Raises ``ValueError`` unless
+    ``stride`` divides both sides, and for an order that is not in ``ORDERS``.
     """
     checks.divides(x.shape[-2], "height", stride=stride)
     checks.divides(x.shape[-1], "width", stride=stride)
     checks.one_of([str(known) for known in ORDERS], order=str(order))
-    powers = x.double().square() if order > 1 else x.double().abs()
+    powers = x.to(precision).square() if order > 1 else x.to(precision).abs()
     if order == 4:
         powers = powers.square()
     sums = reduce(powers, "b c (y p) (x q) -> b p q", "sum", p=stride, q=stride)
     return sums ** (1 / order)
 
 
-def strongest_phase(x: Tensor, stride: int, order: int = 2) -> Tensor:
+def strongest_phase(x: Tensor, stride: int, order: int = 2, precision: torch.dtype = torch.float64) -> Tensor:
     """Row and column, each in 0..stride-1, where the strongest component of each image starts: (batch, 2)."""
-    best = polyphase_energy(x.detach(), stride, order).flatten(1).argmax(1)
+    best = polyphase_energy(x.detach(), stride, order, precision).flatten(1).argmax(1)
     return torch.stack([best // stride, best % stride], 1)
 
 
@@ -69,14 +71,14 @@ def roll(x: Tensor, shifts: Tensor) -> Tensor:
     return flat.gather(2, index[:, None].expand_as(flat)).view_as(x)
 
 
-def anchor(x: Tensor, stride: int, order: int = 2) -> Tensor:
+def anchor(x: Tensor, stride: int, order: int = 2, precision: torch.dtype = torch.float64) -> Tensor:
     """Every image rolled so that its strongest polyphase component starts at the grid's origin.
 
     (batch, channels, height, width) -> the same shape. A shift of the input rolls the output by a multiple of
     ``stride``: what works on cells of that side sees the same cells, in an order that is rolled. A tie of two
     components is no longer broken by the content. Raises what ``polyphase_energy`` raises.
     """
-    return roll(x, -strongest_phase(x, stride, order))
+    return roll(x, -strongest_phase(x, stride, order, precision))
 
 
 def energy_gap(x: Tensor, stride: int, order: int = 2) -> Tensor:
@@ -111,12 +113,13 @@ class CircularPEG(nn.Module):
 class PolyPatchEmbed(nn.Module):
     """One linear map of every ``stride`` x ``stride`` square, on a grid that the image itself anchors.
 
-    ``order`` None leaves the grid where it is; ``norm`` ends in a LayerNorm of every token.
+    ``order`` None leaves the grid where it is; ``norm`` ends in a LayerNorm of every token. ``precision``, in
+    which energies are computed, may be set to another dtype later.
     """
 
     def __init__(self, stride: int, channels: int, dim: int, order: int | None = 2, norm: bool = True):
         super().__init__()
-        self.stride, self.order = stride, order
+        self.stride, self.order, self.precision = stride, order, torch.float64
         self.projection = nn.Conv2d(channels, dim, stride, stride)
         self.norm = nn.LayerNorm(dim) if norm else None
 
@@ -128,7 +131,7 @@ class PolyPatchEmbed(nn.Module):
         checks.divides(x.shape[-2], "height", stride=self.stride)
         checks.divides(x.shape[-1], "width", stride=self.stride)
         if self.order is not None:
-            x = anchor(x, self.stride, self.order)
+            x = anchor(x, self.stride, self.order, self.precision)
         # The convolution as one product of matrices, which is faster where kernel and stride are the same.
         squares = rearrange(x, "b c (y p) (x q) -> b y x (c p q)", p=self.stride, q=self.stride)
         tokens = linear(squares, self.projection.weight.flatten(1), self.projection.bias)
@@ -191,19 +194,20 @@ class GlobalSubAttention(nn.Module):
 class TwinsBlock(nn.Module):
     """The map anchored to its own content, then ``x + attention(norm(x))`` and ``x + mlp(norm(x))``.
 
-    ``cell`` is the side of what the attention takes together, a window or a square of the subsampling.
+    ``cell`` is the side of what the attention takes together, a window or a square of the subsampling;
+    ``precision`` as in ``PolyPatchEmbed``.
     """
 
     def __init__(self, dim: int, attention: nn.Module, cell: int, mlp_ratio: int, order: int | None):
         super().__init__()
-        self.attention, self.cell, self.order = attention, cell, order
+        self.attention, self.cell, self.order, self.precision = attention, cell, order, torch.float64
         self.norm_attention, self.norm_mlp = nn.LayerNorm(dim, eps=EPS), nn.LayerNorm(dim, eps=EPS)
         self.mlp = MLP(dim, mlp_ratio * dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, dim, height, width) -> the same shape, rolled where it was anchored."""
         if self.order is not None and self.cell > 1:
-            x = anchor(x, self.cell, self.order)
+            x = anchor(x, self.cell, self.order, self.precision)
         x = x + self.attention(over_channels(self.norm_attention, x))
         mixed = self.mlp(self.norm_mlp(rearrange(x, "b c h w -> b h w c")))
         return x + rearrange(mixed, "b h w c -> b c h w")
@@ -397,9 +401,18 @@ def spread(logits: Tensor) -> Tensor:
     return (logits.amax(0) - logits.amin(0)).amax(-1)
 
 
-def worst_shift_accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Accuracy at the shift that is worst for the set: logits (shifts, n, classes), labels (n,)."""
-    return float((logits.argmax(-1) == labels).double().mean(-1).min())
+def worst_shift_drop(logits: Tensor, labels: Tensor) -> float:
+    """Accuracy without a shift, the first one, minus that at the shift that is worst for the set.
+
+    logits (shifts, n, classes), labels (n,). The first half of the images chooses the shift and the second is
+    judged at it, so that the luck of a choice among many is not counted. Raises ``ValueError`` for fewer than
+    two images.
+    """
+    checks.at_least(2, images=len(labels))
+    right = (logits.argmax(-1) == labels).double()
+    half = len(labels) // 2
+    worst = int(right[:, :half].mean(-1).argmin())
+    return float(right[0, half:].mean() - right[worst, half:].mean())
 
 
 def affine(images: Tensor, angle: Tensor, move: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
@@ -446,14 +459,14 @@ def cropped(images: Tensor, offsets: Tensor) -> Tensor:
     return roll(images, offsets) * inside[:, None]
 
 
-def shift_error(one: Tensor, other: Tensor) -> float:
-    """How far two maps (channels, height, width) are from being circular shifts of one another.
+def shift_error(one: Tensor, others: Tensor) -> float:
+    """How far maps, (n, channels, height, width), are from being circular shifts of ``one``, without n.
 
-    The largest difference at the shift where their cross-correlation is largest, which for two shifted maps
-    is the shift between them.
+    The largest difference, each map taken at the shift where its cross-correlation is largest, which for two
+    shifted maps is the shift between them.
     """
-    spectra = [torch.fft.fft2(each) for each in (one, other)]
-    correlation = torch.fft.ifft2((spectra[0].conj() * spectra[1]).sum(0)).real
-    best = int(correlation.argmax())
-    back = (-(best // correlation.shape[1]), -(best % correlation.shape[1]))
-    return float((torch.roll(other, back, (-2, -1)) - one).abs().max())
+    spectrum, spectra = torch.fft.fft2(one), torch.fft.fft2(others)
+    correlation = torch.fft.ifft2((spectrum.conj() * spectra).sum(1)).real
+    best, width = correlation.flatten(1).argmax(1), others.shape[-1]
+    back = -torch.stack([best // width, best % width], 1)
+    return float((roll(others, back) - one).abs().max())
