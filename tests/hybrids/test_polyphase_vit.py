@@ -426,22 +426,14 @@ def test_it_learns_the_same_again_alone_or_in_company(together):
 
 # --- mutations --------------------------------------------------------------------------------------------
 
-VIT_INIT = ViT.__init__
-
 
 def phase_ignored(x, stride, order=2, precision=torch.float64):
     """The anchor leaves every image where it is: its phase is always the first."""
     return torch.zeros(len(x), 2, dtype=torch.int64)
 
 
-def positions_learned(self, spec, order=None, peg=False, token_norm=False):
-    """Positions are a learned table, whatever was asked for."""
-    VIT_INIT(self, spec, order, False, token_norm)
-
-
 MUTATIONS = [
     ("strongest_phase", phase_ignored),
-    ("ViT.__init__", positions_learned),
 ]
 
 
