@@ -75,6 +75,7 @@ MIXERS: dict[str, Callable[[int], nn.Module]] = {
     "11 x 11 on 1/8": partial(PartialDWConv2d, kernel=11, ratio=1 / 8),
     "Inception": InceptionDWConv2d,
     "grouped 1 x 1": grouped_pointwise,
+    "3 x 3 over all channels": lambda dim: nn.Conv2d(dim, dim, 3, padding=1),
 }
 SHAPES = {"96 x 56 x 56": (8, 96, 56, 56), "384 x 14 x 14": (8, 384, 14, 14)}
 
