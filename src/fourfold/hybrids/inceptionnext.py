@@ -13,6 +13,7 @@ the same and take different times, either can be chosen in any network.
 Maps are (batch, dim, height, width).
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple, get_args
@@ -315,6 +316,32 @@ def _check(spec: Spec, in_chans: int, classes: int) -> None:
             raise ValueError(f"{name} must be one for each of dims = {list(spec.dims)}, got {list(values)}")
     for index, (depth, dim) in enumerate(zip(spec.depths, spec.dims, strict=True)):
         checks.at_least(1, **{f"depth of stage {index}": depth, f"dim of stage {index}": dim})
+
+
+def restarted(net: nn.Module) -> nn.Module:
+    """The network with weights as torch starts them, from its global generator, and not at 0.02."""
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.reset_parameters()
+    return net
+
+
+def cut_kernels(net: nn.Module, side: int) -> nn.Module:
+    """A copy of a network in which square depthwise kernels are 0 but for their middle, ``side`` x ``side``.
+
+    Raises ``ValueError`` for a side that is not odd or above a kernel's.
+    """
+    copied = copy.deepcopy(net)
+    for module in copied.modules():
+        if isinstance(module, PartialDWConv2d):
+            kernel = module.square.weight.data
+            checks.between(1, kernel.shape[-1], side=side)
+            if side % 2 == 0:
+                raise ValueError(f"side must be odd, got {side}")
+            edge = (kernel.shape[-1] - side) // 2
+            within = kernel[..., edge : edge + side, edge : edge + side]
+            module.square.weight.data = _centred(within, kernel.shape[-1])
+    return copied
 
 
 # --- the published networks -------------------------------------------------------------------------------
