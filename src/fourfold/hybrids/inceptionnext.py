@@ -327,20 +327,19 @@ def restarted(net: nn.Module) -> nn.Module:
 
 
 def cut_kernels(net: nn.Module, side: int) -> nn.Module:
-    """A copy of a network in which square depthwise kernels are 0 but for their middle, ``side`` x ``side``.
+    """A copy of a network whose depthwise kernels are 0 outside their middle ``side`` x ``side``.
 
-    Raises ``ValueError`` for a side that is not odd or above a kernel's.
+    Raises ``ValueError`` for a side that is not odd.
     """
+    if side < 1 or side % 2 == 0:
+        raise ValueError(f"side must be odd and >= 1, got {side}")
     copied = copy.deepcopy(net)
-    for module in copied.modules():
-        if isinstance(module, PartialDWConv2d):
-            kernel = module.square.weight.data
-            checks.between(1, kernel.shape[-1], side=side)
-            if side % 2 == 0:
-                raise ValueError(f"side must be odd, got {side}")
-            edge = (kernel.shape[-1] - side) // 2
-            within = kernel[..., edge : edge + side, edge : edge + side]
-            module.square.weight.data = _centred(within, kernel.shape[-1])
+    mixers = [m for m in copied.modules() if isinstance(m, (InceptionDWConv2d, PartialDWConv2d))]
+    for conv in (conv for mixer in mixers for conv in mixer.children() if isinstance(conv, nn.Conv2d)):
+        height, width = conv.kernel_size
+        rows, columns = (max(0, n - side) // 2 for n in (height, width))
+        within = conv.weight.data[..., rows : height - rows, columns : width - columns]
+        conv.weight.data = pad(within, (columns, columns, rows, rows))
     return copied
 
 
