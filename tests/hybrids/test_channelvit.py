@@ -494,12 +494,6 @@ def test_parameters_that_no_network_can_have_are_refused_by_name(given, message)
         parameters.validate(record, record.values("quick") | given)
 
 
-def test_claims_about_trained_networks_need_trained_networks():
-    claims = [claim for claim in records.load("channelvit").claims if "recorded" in claim.evidence]
-    assert claims
-    assert all("trained" in claim.conditions for claim in claims)
-
-
 X = torch.zeros(2, 3, 8, 8)
 REFUSED = [
     (lambda: ChannelViT(0, **SIZES), "channels must be >= 1, got 0"),
