@@ -1,7 +1,11 @@
-"""What the tests of the hybrids share: a task that any network should learn in seconds."""
+"""What the tests of the hybrids share: a task that any network should learn in seconds, and that it does."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
+
+from fourfold.training import Trained
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +22,18 @@ def bars():
         return x, labels
 
     return drawn
+
+
+@pytest.fixture(scope="session")
+def learns_only_from_labels():
+    """Checks a training on 80 images of two classes, half and half in turn."""
+
+    def check(learned: Callable[..., Trained]) -> None:
+        """``learned``: trains with the labels given, or with the true ones."""
+        first, again = learned(), learned()
+        assert torch.equal(first.loss, again.loss)
+        assert float(first.accuracy[0, -1]) > 0.9
+        nothing = learned(torch.arange(80) // 2 % 2)
+        assert abs(float(nothing.accuracy[0, -1]) - 0.5) < 0.3
+
+    return check

@@ -467,12 +467,6 @@ def test_stages_may_be_alike_and_every_allowed_size_fits_every_embedding():
             assert min(sides[-1]) >= 2
 
 
-def test_claims_about_trained_networks_need_trained_networks():
-    claims = [claim for claim in records.load("cvt").claims if "recorded" in claim.evidence]
-    assert claims
-    assert all("trained" in claim.conditions for claim in claims)
-
-
 ONE = Stage(3, 2, 1, 8, 2, 1)
 REFUSED = [
     (lambda: cvt_spec("CvT-14"), "name must be one of CvT-13, CvT-21, CvT-W24, got 'CvT-14'"),

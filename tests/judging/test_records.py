@@ -255,6 +255,13 @@ def test_every_abstract_is_cut_into_clauses():
     assert not [record.slug for record in records.load_all() if not record.abstract]
 
 
+@pytest.mark.parametrize("slug", ["channelvit", "cvt", "glmix", "smt"])
+def test_claims_about_trained_networks_need_trained_networks(slug):
+    claims = [claim for claim in records.load(slug).claims if "recorded" in claim.evidence]
+    assert claims
+    assert all("trained" in claim.conditions for claim in claims)
+
+
 @pytest.mark.parametrize("record", records.chapters(), ids=lambda record: record.slug)
 def test_a_chapters_record_says_what_a_referee_asks(record):
     for claim in record.claims:

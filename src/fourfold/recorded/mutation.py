@@ -209,7 +209,7 @@ def main() -> None:
         for claim, outcome in claims.items():
             if claim in before and before[claim]["turned"] != outcome["turned"]:
                 otherwise.append(f"{slug} {claim}")
-            fate = "turned" if outcome["turned"] else "SURVIVES"
+            fate = survival.fate(outcome)
             print(f"{slug} {claim} {outcome['mutation']}: {fate}: {outcome['word']}: {outcome['reason']}")
         if not given.exact:
             keep(slug, claims)

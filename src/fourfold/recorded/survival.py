@@ -42,6 +42,15 @@ def read(slug: str) -> dict[str, Outcome]:
     return records.read_run(file, dict[str, Outcome]) if file.is_file() else {}
 
 
+def fate(outcome: Outcome) -> str:
+    """In a few words, whether the claim needed its mechanism."""
+    if outcome["turned"]:
+        return "turned"
+    # A few seeds may end in another word and yet lie within what the recorded ones make likely.
+    survives = outcome["word"] == "reproduced"
+    return "it survives" if survives else "a few seeds cannot tell it from what is left"
+
+
 def tell(verdict: card.Verdict, outcomes: Mapping[str, Outcome]) -> card.Verdict:
     """A verdict with what became of it without its mechanism: a claim that survives that is not told."""
     claim = verdict.claim
@@ -52,10 +61,8 @@ def tell(verdict: card.Verdict, outcomes: Mapping[str, Outcome]) -> card.Verdict
         return replace(verdict, mutation="What becomes of it without its mechanism has not been run.")
     without = outcome["words"].rstrip(".")
     if not outcome["turned"]:
-        # A few seeds may end in another word and yet lie within what the recorded ones make likely.
-        survives = outcome["word"] == "reproduced"
-        alike = "it survives" if survives else "a few seeds cannot tell it from what is left"
-        return replace(verdict, word="inconclusive", reason=f"{alike} without its mechanism ({without})")
+        reason = f"{fate(outcome)} without its mechanism ({without})"
+        return replace(verdict, word="inconclusive", reason=reason)
     return replace(verdict, mutation=f"Without its mechanism ({without}): {outcome['word']}.")
 
 
