@@ -409,26 +409,6 @@ def patches_apart(self, x):
     return rearrange(self.steps(apart), "(b n) c 1 1 -> b n c", b=len(x), n=side * x.shape[-2] // self.patch)
 
 
-class Repeated(nn.Module):
-    """As wide as all heads, by saying the same for each."""
-
-    def __init__(self, heads):
-        super().__init__()
-        self.heads = heads
-
-    def forward(self, x):
-        return x.repeat(1, 1, self.heads)
-
-
-def no_head_projection(self, dim, heads, source="means"):
-    """Head tokens are made without the layer that mixes the channels of a head."""
-    Attention.__init__(self, dim, heads)
-    self.source = source
-    self.head_projection = Repeated(heads)
-    self.head_norm = nn.LayerNorm(dim // heads)
-    self.head_embedding = nn.Parameter(0.02 * torch.randn(heads, dim))
-
-
 def single_pixels(self, images):
     """The convolutional network's kernels see single pixels: their centres alone count."""
     for step in self.steps:
@@ -445,7 +425,6 @@ MUTATIONS = [
     ("DAFF.forward", no_depthwise),
     ("DAFF.channel_weights", weights_that_do_not_look),
     ("SOPE.forward", patches_apart),
-    ("HeadInteractionAttention.__init__", no_head_projection),
 ]
 
 
