@@ -16,6 +16,7 @@ from fourfold.judging import records, rule
 def claim(part, slug, name, verdict, full="", full_stale="", evidence="exact", stale="", before=""):
     return {
         "part": part,
+        "name": slug.upper(),
         "paper": f"{slug}: a <title>",
         "slug": slug,
         "claim": name,

@@ -168,6 +168,7 @@ def new(slug: str) -> list[Path]:
     words = {
         "slug": slug,
         "part": record.part,
+        "name": record.name,
         "title": record.title,
         "idea": record.idea,
         "arxiv": record.arxiv or "",

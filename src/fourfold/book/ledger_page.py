@@ -51,9 +51,9 @@ def collect(
         failed: slugs of the chapters that did not run to their end.
 
     Returns:
-        Columns part, paper, slug, claim, kind, statement, expected (the word), verdict, before (the word it
-        had last), evidence, measured, stale (what changed since its seeds were recorded), full (the full
-        run's verdict), full_stale.
+        Columns part, name, paper (its title), slug, claim, kind, statement, expected (the word), verdict,
+        before (the word it had last), evidence, measured, stale (what changed since its seeds were
+        recorded), full (the full run's verdict), full_stale.
 
     Raises:
         ValueError: if a chapter ran and a claim with criteria was never judged, or was judged twice.
@@ -79,6 +79,7 @@ def collect(
             rows.append(
                 {
                     "part": record.part,
+                    "name": record.name,
                     "paper": record.title,
                     "slug": record.slug,
                     "claim": claim.id,
@@ -163,7 +164,7 @@ def strip(table: pd.DataFrame) -> str:
     parts = []
     for part in records.PARTS:
         lines = "".join(
-            f"<li>{_name(str(rows.paper.iloc[0]))}"
+            f"<li>{_name(next(rows.itertuples()))}"
             f"<span class='claims'>{''.join(map(_claim_square, rows.itertuples()))}</span></li>"
             for _, rows in table[table.part == part].groupby("slug", sort=False)
         )
@@ -185,18 +186,10 @@ def rows(table: pd.DataFrame) -> str:
     )
 
 
-def short(title: str) -> str:
-    """A paper's name for itself, if its title starts with one."""
-    name = title.split(":")[0]
-    return name if len(name) <= 60 else title
-
-
 def _controls(table: pd.DataFrame) -> str:
     verdicts = _options(words(table))
-    titles = table.drop_duplicates("slug").set_index("slug").paper
-    papers = "".join(
-        f"<option value='{slug}'>{escape(short(title))}</option>" for slug, title in titles.items()
-    )
+    names = table.drop_duplicates("slug").set_index("slug").name
+    papers = "".join(f"<option value='{slug}'>{escape(name)}</option>" for slug, name in names.items())
     return (
         "<form class='ledger-controls' role='search' aria-label='Find claims'>"
         "<label>Search <input type='search' name='search' autocomplete='off'></label>"
@@ -227,7 +220,7 @@ def _row(claim: Any) -> str:
     return (
         f"<tr id='{place}' data-part='{claim.part}' data-paper='{claim.slug}' data-verdict='{claim.verdict}' "
         f"data-full='{claim.full or 'none'}'{' data-stale' if claim.full_stale else ''}>"
-        f"<td>{claim.part}</td><td>{escape(short(claim.paper))}</td>"
+        f"<td>{claim.part}</td><td>{_name(claim)}</td>"
         f"<td>{_to_chapter(claim, claim.claim)} <a class='permalink' href='#{place}' "
         f"aria-label='Link to {claim.claim} in this table'>#</a></td>"
         f"<td>{escape(claim.statement)}{measured}</td><td>{_word(claim.verdict)}{before}{_old(claim.stale)}</td>"
@@ -260,8 +253,8 @@ def _claim_square(claim: Any) -> str:
     )
 
 
-def _name(title: str) -> str:
-    return f"<span title='{escape(title, quote=True)}'>{escape(short(title))}</span>"
+def _name(claim: Any) -> str:
+    return f"<span title='{escape(claim.paper, quote=True)}'>{escape(claim.name)}</span>"
 
 
 def _square(word: str) -> str:
