@@ -159,7 +159,7 @@ def counts(table: pd.DataFrame) -> str:
             for word in words(table)
         )
         lines.append(f"<tr><th scope='row'>{part}</th><td>{rows.slug.nunique()}</td>{cells}</tr>")
-    return _scrolled(
+    return scrolled(
         "Claims per part and verdict",
         "<table class='counts'><thead><tr><th scope='col'>Part</th><th scope='col'>Chapters and papers</th>"
         f"{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>",
@@ -185,15 +185,15 @@ def papers(table: pd.DataFrame) -> str:
 def _paper(claims: Sequence[Any], head: str) -> str:
     """A paper's line, which opens its claims."""
     first = claims[0]
-    squares = "".join(map(_claim_square, claims))
+    line = "".join(map(_claim_square, claims))
     name = f"<span class='name' title='{escape(first.paper, quote=True)}'>{escape(first.name)}</span>"
     label = f"Claims of {escape(first.name, quote=True)}"
     rows = "".join(map(_row, claims))
     table = f"<table class='ledger'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return (
         f"<details data-part='{first.part}' data-paper='{first.slug}'>"
-        f"<summary>{name}<span class='claims'>{squares}</span></summary>"
-        f"<p class='title'>{escape(first.paper)}</p>{_scrolled(label, table)}</details>"
+        f"<summary>{name}<span class='claims'>{line}</span></summary>"
+        f"<p class='title'>{escape(first.paper)}</p>{scrolled(label, table)}</details>"
     )
 
 
@@ -251,6 +251,11 @@ def _address(claim: Any) -> str:
     return page if claim.verdict == rule.FAILED else f"{page}#{claim.slug}-{claim.claim}"
 
 
+def squares(table: pd.DataFrame) -> str:
+    """Claims as squares, each coloured and signed by its verdict, that open their cards. HTML."""
+    return "".join(map(_claim_square, table.itertuples()))
+
+
 def _claim_square(claim: Any) -> str:
     word = claim.verdict
     return (
@@ -274,6 +279,6 @@ def _view(count: int, part: str, verdict: str) -> str:
     return f"<a href='?{urlencode(query)}#every-claim'>{count}</a>"
 
 
-def _scrolled(label: str, inside: str) -> str:
+def scrolled(label: str, inside: str) -> str:
     """A wide table scrolls inside its own box, by keyboard too."""
     return f"<div class='scroll' tabindex='0' role='region' aria-label='{label}'>{inside}</div>"
