@@ -1,4 +1,4 @@
-"""What holds up: shares of decided claims with exact intervals, and every claim a square that opens a card."""
+"""What holds up: shares of decided claims, exact intervals, and every claim a square that opens a card."""
 
 import pandas as pd
 import pytest
