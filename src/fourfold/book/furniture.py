@@ -1,4 +1,4 @@
-"""What stands at the top of every chapter, made from its record; it hangs the gallery too. A Sphinx extension.
+"""What stands at the top of every chapter, made from its record, and the front page's gallery, for Sphinx.
 
 Bibliography line, verdicts at a glance, the parameter table, the command that reruns the page, downloads and
 how to cite. The executed notebook supplies verdicts and cost; nothing here is written by hand on a page.
