@@ -1,4 +1,4 @@
-"""Replications by readers: pooled, compared with the record, and refused with a sentence if they do not count."""
+"""Replications by readers: pooled, compared with the record, and refused in a sentence if they do not count."""
 
 import json
 import re
