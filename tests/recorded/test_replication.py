@@ -1,4 +1,4 @@
-"""Replications by readers: pooled, compared with the record, and refused in a sentence if they do not count."""
+"""Replications by readers: pooled and compared with the record, or refused in a sentence."""
 
 import json
 import re
