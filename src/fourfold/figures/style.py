@@ -64,8 +64,6 @@ matplotlib.rcParams.update(
         "lines.markersize": 5.5,
         "image.cmap": MAGNITUDE,
         "image.interpolation": "none",
-        # Text is measured at another resolution than it is drawn at, and may come out a little wider.
-        "figure.constrained_layout.w_pad": 0.1,
         "figure.facecolor": "none",
         "axes.facecolor": "none",
         "savefig.facecolor": "none",
