@@ -17,7 +17,9 @@ from fourfold.hybrids.duoformer import (
     Merge,
     OnPacked,
     PatchTokenizer,
+    Scores,
     TinyStages,
+    drawn_tree,
     five_statistics,
     hybrid,
     influences,
@@ -29,10 +31,12 @@ from fourfold.hybrids.duoformer import (
     scale_attention,
     scale_block,
     score_cost,
+    silent,
     spread,
     spreads,
     tree_size,
     unpacked,
+    untrained,
     with_equal_patches,
     without_finer,
 )
@@ -237,10 +241,6 @@ def test_without_patch_blocks_the_mean_of_patches_is_read():
 
 
 def test_costs_are_those_that_torch_counts():
-    class Scores(nn.Module):
-        def forward(self, x):
-            return x @ x.transpose(-2, -1)
-
     for scales, tokens in ((1, 1), (2, 5), (3, 21)):
         found = score_cost(7, scales, 12)
         shapes = [(49, tokens + 1, 12), (1, 50, 12), (1, 49 * tokens, 12)]
@@ -318,14 +318,28 @@ def test_misdealt_tokens_are_the_same_tokens_elsewhere():
 
 def test_bare_blocks_make_tokens_one_and_standard_ones_do_not():
     x = normal(2, 10, 24)
-    with seeded(0), torch.no_grad():
-        bare = spreads((patch_block("bare", 24, 4).double() for _ in range(6)), x)
-        vit = spreads((patch_block("vit", 24, 4).double() for _ in range(6)), x)
-    assert float(vit.min()) > 0.5
-    assert float(bare[-1]) < 1e-10
+    with seeded(0):
+        bare, vit = (spreads(untrained(kind, 6, 24, 4), x) for kind in ("bare", "vit"))
+        equal = spreads(untrained("bare", 1, 24, 4, "uniform"), x)
+    assert min(vit) > 0.5 > 1e-10 > bare[-1]
+    assert equal[0] < 1e-15
     same = x[:, :1].expand(-1, 10, -1)
     assert float(spread(same).max()) < 1e-15
     assert torch.equal(spread(x - x.mean(1, keepdim=True)).round(), torch.ones(2).double())
+
+
+def test_a_drawn_tree_is_the_means_of_its_patch():
+    photo = torch.arange(64.0).view(8, 8)
+    one, four = drawn_tree(photo, 2, 1, 0, 2)
+    patch = photo[4:, :4]
+    assert one.item() == patch.mean()
+    assert four[0, 1] == patch[:2, 2:].mean()
+
+
+def test_silent_weights_are_counted():
+    net = made()
+    net([x * (i == 0) for i, x in enumerate(maps())]).sum().backward()
+    assert silent(net) == 2
 
 
 def test_five_statistics_of_known_images():
@@ -402,6 +416,7 @@ REFUSED = [
     (lambda: Merge("attention", [1], 8), "reader must be one of 'linear', .*, got 'attention'"),
     (lambda: TinyStages("vgg"), "kind must be one of 'conv', .*, got 'vgg'"),
     (lambda: TinyStages(dims=()), "number of stages must be >= 1, got 0"),
+    (lambda: drawn_tree(torch.zeros(6, 6), 2, 0, 0, 2), "finest must be >= 1 and divide side = 6, got 4"),
     (lambda: score_cost(7, 0, 8), "scales must be >= 1, got 0"),
     (lambda: misdealt(made(), "away", torch.Generator()), "where must be one of 'across', .*, got 'away'"),
 ]

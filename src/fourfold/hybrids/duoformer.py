@@ -18,11 +18,11 @@ With P x P patches, stage a, counted from the coarsest, has a map (batch, channe
 
 import copy
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn.functional import gelu, relu
 
@@ -291,7 +291,7 @@ def hybrid(channels: int, **sizes: Any) -> DuoFormer:
 
 
 class ScoreCost(NamedTuple):
-    """Multiply-accumulates of one layer's scores: scale and patch attention, and attention over all tokens."""
+    """Multiply-accumulates of one layer's scores: scale and patch attention, and over all tokens."""
 
     scale: int
     patch: int
@@ -310,6 +310,14 @@ def score_cost(grid: int, scales: int, dim: int) -> ScoreCost:
     )
 
 
+class Scores(nn.Module):
+    """The products of queries and keys, which `score_cost` counts; tokens stand for both."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(..., tokens, dim) -> (..., tokens, tokens)."""
+        return tokens @ tokens.transpose(-2, -1)
+
+
 def spread(tokens: Tensor) -> Tensor:
     """How far tokens (batch, tokens, dim) differ: distance to their mean over their norm, (batch,).
 
@@ -319,13 +327,25 @@ def spread(tokens: Tensor) -> Tensor:
     return apart.flatten(1).norm(dim=1) / tokens.flatten(1).norm(dim=1)
 
 
-def spreads(blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """`spread` after each block, mean over images (batch, tokens, dim): (blocks,)."""
+@torch.no_grad()
+def spreads(blocks: Iterable[nn.Module], x: Tensor) -> list[float]:
+    """`spread` after each block, mean over images (batch, tokens, dim)."""
     found = []
     for block in blocks:
-        x = block(x)[0]
-        found.append(spread(x).mean())
-    return torch.stack(found)
+        x, _ = block(x)
+        found.append(float(spread(x).mean()))
+    return found
+
+
+def untrained(
+    kind: BlockKind, depth: int, dim: int, heads: int, mixing: Mixing = "softmax"
+) -> Iterator[nn.Module]:
+    """Patch blocks as they start, in double precision, made one at a time to save memory."""
+    for _ in range(depth):
+        block = patch_block(kind, dim, heads).double()
+        for attention in (m for m in block.modules() if isinstance(m, Attention)):
+            attention.mixing = mixing
+        yield block
 
 
 # --- small backbones --------------------------------------------------------------------------------------
@@ -491,6 +511,25 @@ def influences(net: DuoFormer, trees: Tensor, generator: torch.Generator, flat: 
             found = [g.abs().amax((1, 2)) for g in gradient[0].split(sizes, 1)]
             rows.append(torch.stack(found, 1))
     return torch.stack(rows).view(x.shape[1], len(sizes), x.shape[1], len(sizes))
+
+
+def silent(*nets: nn.Module) -> int:
+    """Weights, biases and norms not counted, that have no gradient or one of zeros."""
+    weights = (w for net in nets for w in net.parameters() if w.ndim > 1)
+    return sum(w.grad is None or not bool(w.grad.any()) for w in weights)
+
+
+def drawn_tree(photo: Tensor, grid: int, row: int, column: int, scales: int) -> list[Tensor]:
+    """What the tokens of one patch of a photograph (side, side) stand for: its block means, coarse to fine.
+
+    Raises ``ValueError`` unless the finest grid divides the side.
+    """
+    checks.divides(len(photo), "side", finest=grid * 2 ** (scales - 1))
+    found = []
+    for k in (2**scale for scale in range(scales)):
+        cells = reduce(photo, "(y a) (x b) -> y x", "mean", y=grid * k, x=grid * k)
+        found.append(cells[row * k : (row + 1) * k, column * k : (column + 1) * k])
+    return found
 
 
 @torch.no_grad()
