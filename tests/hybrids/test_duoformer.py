@@ -38,7 +38,6 @@ from fourfold.hybrids.duoformer import (
     unpacked,
     untrained,
     with_equal_patches,
-    without_finer,
 )
 from fourfold.judging import parameters, records
 from fourfold.training import Recipe, seeded, shuffled, train
@@ -289,22 +288,22 @@ def learned(seed: int = 0):
     return train(make, (0,), shuffled(inputs, labels), test, Recipe(12, batch=16, lr=5e-3)), inputs, labels
 
 
-def test_it_learns_from_the_finest_map_twice_the_same_and_not_without_it():
+def test_it_learns_from_the_finest_map_twice_the_same_and_not_with_that_of_another_image():
     (first, inputs, labels), (again, *_) = learned(), learned()
     assert torch.equal(first.loss, again.loss)
     net = first.member(0)
     with torch.no_grad():
         right = (net(inputs).argmax(1) == labels).double().mean()
-        severed = (without_finer(net)(inputs).argmax(1) == labels).double().mean()
+        others = torch.cat([inputs[:, :-256], inputs[:, -256:].roll(1, 0)], 1)
+        severed = (net(others).argmax(1) == labels).double().mean()
     assert float(right) > 0.9 > 0.6 > float(severed)
 
 
-def test_copies_leave_the_network_alone():
+def test_equal_patch_attention_leaves_the_network_alone():
     net, x = made(), maps()
     before = net(x)
-    for change in (without_finer, with_equal_patches):
-        assert not torch.allclose(change(net)(x), before)
-        assert torch.equal(net(x), before)
+    assert not torch.allclose(with_equal_patches(net)(x), before)
+    assert torch.equal(net(x), before)
 
 
 def test_misdealt_tokens_are_the_same_tokens_elsewhere():

@@ -451,15 +451,6 @@ class OnPacked(nn.Module):
 # --- what is taken away -----------------------------------------------------------------------------------
 
 
-def without_finer(net: nn.Module) -> nn.Module:
-    """A copy of a network with 0 for the tokens of all maps but the coarsest, positions apart."""
-    copied = copy.deepcopy(net)
-    for tokenizer in (m for m in copied.modules() if isinstance(m, PatchTokenizer)):
-        for value in tokenizer.projections[1:].parameters():
-            nn.init.zeros_(value)
-    return copied
-
-
 def with_equal_patches(net: nn.Module) -> nn.Module:
     """A copy of a network whose patch attention gives all tokens equal weights."""
     copied = copy.deepcopy(net)
