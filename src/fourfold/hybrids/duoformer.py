@@ -6,8 +6,8 @@ repository (xiaoyatang/duoformer_TCGA), which has no licence; the code here is w
 
 Implemented: patch tokenisation, both scale tokens, scale attention inside each patch, patch attention between
 patches, with standard blocks and with the released bare ones, what their scores cost, how far tokens still
-differ, small backbones with maps at several scales, and lazy ways to make one token of a patch's tree. The chapter's networks have the learned scale token; the one
-made of all maps is only tested.
+differ, small backbones with maps at several scales, and lazy ways to make one token of a patch's tree. The
+chapter's networks have the learned scale token; the one made of all maps is only tested.
 
 Departures. Patch blocks are standard ones unless ``patch_kind="bare"`` is asked for: the released ones are
 attention alone, without residual, LayerNorm or MLP. The last LayerNorm is applied; the released class
