@@ -166,7 +166,12 @@ def fftconv2d(u: Tensor, k: Tensor, d: Tensor) -> Tensor:
 def flips(mode: Mode) -> list[tuple[int, ...]]:
     """The axes along which each direction of a mode mirrors the kernel."""
     checks.one_of(get_args(Mode), mode=mode)
-    return {"forward": [()], "backward": [(-2, -1)], "4dir": [(), (-2, -1), (-1,), (-2,)]}[mode]
+    of_mode: dict[Mode, list[tuple[int, ...]]] = {
+        "forward": [()],
+        "backward": [(-2, -1)],
+        "4dir": [(), (-2, -1), (-1,), (-2,)],
+    }
+    return of_mode[mode]
 
 
 def composite(k: Tensor, d: Tensor, axes: Sequence[tuple[int, ...]], weights: Tensor) -> Tensor:
@@ -177,7 +182,7 @@ def composite(k: Tensor, d: Tensor, axes: Sequence[tuple[int, ...]], weights: Te
     g = k.shape[-1]
     at_origin = torch.nn.functional.pad(k, (g - 1, 0, g - 1, 0))
     skip = torch.nn.functional.pad(d[:, None, None], (g - 1,) * 4)
-    return sum(w * (at_origin.flip(a) + skip) for a, w in zip(axes, weights, strict=True))  # type: ignore[return-value]
+    return sum(w * (at_origin.flip(a) + skip) for a, w in zip(axes, weights, strict=True))
 
 
 class HyenaND(nn.Module):
