@@ -1,4 +1,4 @@
-"""H-DenseUNet: a 2-D network reads slices, a 3-D network volumes, and the sum of their features is classified.
+"""H-DenseUNet: a 2-D network reads slices, a 3-D one volumes, the sum of their features is classified.
 
 Li et al., "H-DenseUNet: Hybrid Densely Connected UNet for Liver and Tumor Segmentation from CT Volumes",
 arXiv 1709.07330, IEEE TMI 2018. Sizes and details were read in the official repository
@@ -28,7 +28,7 @@ from torch.nn.functional import avg_pool2d, avg_pool3d, cross_entropy, interpola
 from fourfold import checks
 
 Skips = Literal["all", "projected", "none"]
-"""Which of the U-Net's additions there are: all, only the one by a 1 x 1 convolution at the bottom, or none."""
+"""Which of the U-Net's additions there are: all, only that by a 1 x 1 convolution at the bottom, or none."""
 
 Along = Literal["strided", "full", "in-plane"]
 """What a 3-D network does along the depth: kernels with strides in stem and first pool, as in the paper;
@@ -93,6 +93,17 @@ class Spec(NamedTuple):
             found.append(chans + number * self.growth)
             chans = found[-1] // 2
         return found
+
+    @property
+    def boxes(self) -> list[int]:
+        """Channels of the maps that skips add: after the stem and after each block but the last."""
+        return [self.stem, *self.block_chans[:-1]]
+
+
+def fitting(stem: int, growth: int, layers: Sequence[int]) -> Spec:
+    """A 2-D network whose decoder is as wide as the maps that are added, then as the stem; no dropout."""
+    spec = Spec(2, 3, stem, growth, tuple(layers), (), dropout=0.0)
+    return spec._replace(widths=(*spec.boxes[-2::-1], stem, stem))
 
 
 TWO_D = Spec(2, 3, 96, 48, (6, 12, 36, 24), (768, 384, 96, 96, 64))
@@ -172,8 +183,7 @@ class DenseUNet(nn.Module):
         chans, steps = spec.block_chans, len(spec.widths)
         if steps != len(chans) + 1:
             raise ValueError(f"widths must be {len(chans) + 1}, one more than layers, got {spec.widths}")
-        boxes = [spec.stem, *chans[:-1]]
-        if spec.skips == "all" and (wanted := tuple(boxes[-2::-1])) != spec.widths[: steps - 2]:
+        if spec.skips == "all" and (wanted := tuple(spec.boxes[-2::-1])) != spec.widths[: steps - 2]:
             raise ValueError(f"widths must start with {wanted} for skips to be added, got {spec.widths}")
         kit = _Kit(spec.dim, spec.along)
         self.spec = spec
@@ -188,7 +198,7 @@ class DenseUNet(nn.Module):
             nn.Sequential(kit.norm(n), kit.conv(n, n // 2, 1), kit.halving()) for n in chans[:-1]
         )
         self.norm = kit.norm(chans[-1])
-        self.project = None if spec.skips == "none" else kit.conv(boxes[-1], chans[-1], 1, bias=True)
+        self.project = None if spec.skips == "none" else kit.conv(spec.boxes[-1], chans[-1], 1, bias=True)
         self.enlarge = [kit.sides(2, 1)] * (steps - 2) + [kit.strides(2)] * 2
         self.steps = nn.ModuleList(
             nn.Sequential(
@@ -272,7 +282,7 @@ class HDenseUNet(nn.Module):
         width, other = three_d.widths[-1], two_d.two_d.spec.widths[-1]
         if three_d.dim != 3 or width != other or three_d.in_chans != 1 + classes:
             raise ValueError(
-                f"three_d must be of three dimensions, {1 + classes} in_chans and last width {other}, got {three_d}"
+                f"three_d must have dim 3, {1 + classes} in_chans and last width {other}, got {three_d}"
             )
         self.context, self.scale, self.cut = context, scale, frozenset(cut)
         self.two_d, self.three_d = two_d, DenseUNet(three_d, classes)
@@ -317,10 +327,11 @@ class HDenseUNet(nn.Module):
 def weighted_cross_entropy(
     scores: Tensor, labels: Tensor, weights: Sequence[float] = WEIGHTS, trim: int = 1
 ) -> Tensor:
-    """Mean over voxels of ``-w_y log p_y``, without ``trim`` slices at both ends; not divided by the weights' sum.
+    """Mean over voxels of ``-w_y log p_y``, without ``trim`` slices at both ends.
 
-    ``scores``: (batch, classes, depth, height, width), ``labels``: (batch, depth, height, width). Raises
-    ``ValueError`` for weights that are not one > 0 a class, and where no slice is left.
+    Not divided by the sum of weights, as torch's own mean is. Scores are (batch, classes, depth, height,
+    width), labels (batch, depth, height, width). Raises ``ValueError`` for weights that are not one > 0 a
+    class, and where no slice is left.
     """
     if len(weights) != scores.shape[1] or not min(weights) > 0:
         raise ValueError(f"weights must be {scores.shape[1]} numbers > 0, got {tuple(weights)}")
@@ -372,13 +383,30 @@ def dice(found: Tensor, true: Tensor, label: int) -> Tensor:
     return torch.where(either > 0, both / either.clamp(min=1), 1.0)
 
 
-THRESHOLDS = tuple(i / 20 for i in range(1, 20)) + (0.97, 0.98, 0.99)
+THRESHOLDS = (*(i / 20 for i in range(1, 20)), 0.97, 0.98, 0.99)
 """Those tried for the tumour's probability."""
 
 
 def best_threshold(scores: Tensor, labels: Tensor, thresholds: Sequence[float] = THRESHOLDS) -> float:
-    """The threshold with the largest mean Dice of tumours on these volumes; the lowest of equals."""
-    return max(thresholds, key=lambda at: float(dice(decide(scores, at), labels, TUMOUR).mean()))
+    """The threshold with the largest mean Dice of tumours on these volumes; the first of equals."""
+    chance, tumours = scores.softmax(1)[:, TUMOUR], labels == TUMOUR
+    return max(thresholds, key=lambda at: float(dice(chance >= at, tumours, 1).mean()))
+
+
+BOXES = ((1, 1), (1, 3), (3, 3), (3, 5), (3, 7), (5, 9))
+"""Depth and side of the boxes over which `surroundings` takes means."""
+
+
+def surroundings(volumes: Tensor) -> Tensor:
+    """What a classifier of single voxels is given, means over `BOXES` around each.
+
+    (batch, 1, depth, height, width) -> (batch, depth, height, width, 6).
+    """
+    means = (
+        avg_pool3d(volumes, (deep, side, side), 1, (deep // 2, side // 2, side // 2), count_include_pad=False)
+        for deep, side in BOXES
+    )
+    return torch.cat(list(means), 1).movedim(1, -1)
 
 
 # --- made-up volumes --------------------------------------------------------------------------------------
@@ -440,7 +468,7 @@ def phantoms(
         shape = torch.stack([2.8 * radius, radius, radius], 1)
         tumours |= ellipsoid(middle + radii * between(-0.5, 0.5, 3), shape)
     tumours &= liver
-    clean = torch.where(organ & ~liver, 0.62, 0.0) + torch.where(liver, 0.5, 0.0) - torch.where(tumours, 0.3, 0.0)
+    clean = 0.62 * (organ & ~liver) + 0.5 * liver - 0.3 * tumours
     correlation = torch.tensor([correlations[i % len(correlations)] for i in range(n)])
     white = torch.randn(n, depth, size + 2, size + 2, generator=generator)
     blurred = 2.2 * avg_pool2d(white, 3, 1)
