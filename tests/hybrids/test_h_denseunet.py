@@ -307,11 +307,6 @@ def test_it_learns_and_does_not_where_the_labels_say_nothing():
     assert float(learned(noise).score[0, -1]) < 0.4
 
 
-# --- mutations --------------------------------------------------------------------------------------------
-
-MUTATIONS: list = []
-
-
 # --- bad input --------------------------------------------------------------------------------------------
 
 
