@@ -18,7 +18,7 @@ for liver and 2 for tumour.
 
 from collections.abc import Collection, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from einops import rearrange
@@ -122,7 +122,8 @@ class _Kit(NamedTuple):
     dim: Literal[2, 3]
     along: Along
 
-    def sides(self, side: int, deep: int | None = None) -> tuple[int, ...]:
+    # Any: torch's types want a tuple of two or of three, by the layer.
+    def sides(self, side: int, deep: int | None = None) -> Any:
         """A kernel or a stride: ``deep`` along the depth, by default as in the plane."""
         return (side,) * 2 if self.dim == 2 else (side if deep is None else deep, side, side)
 
@@ -134,7 +135,7 @@ class _Kit(NamedTuple):
             chans, out, kernel, self.strides(stride), padding=tuple(k // 2 for k in kernel), bias=bias
         )
 
-    def strides(self, stride: int) -> tuple[int, ...]:
+    def strides(self, stride: int) -> Any:
         """Of stem and first pool, and how much the last two steps of the decoder enlarge."""
         return self.sides(stride, stride if self.along == "strided" else 1)
 
@@ -360,8 +361,8 @@ def over_slices(scores: Tensor, reach: int = 1) -> Tensor:
     """
     checks.at_least(0, reach=reach)
     flat = rearrange(scores, "... d h w -> (...) 1 d (h w)")
-    sizes = {"kernel_size": (2 * reach + 1, 1), "stride": 1, "padding": (reach, 0)}
-    return avg_pool2d(flat, **sizes, count_include_pad=False).reshape(scores.shape)
+    means = avg_pool2d(flat, (2 * reach + 1, 1), 1, (reach, 0), count_include_pad=False)
+    return means.reshape(scores.shape)
 
 
 def decide(scores: Tensor, threshold: float) -> Tensor:
@@ -444,9 +445,8 @@ def phantoms(
     checks.at_least(1, n=n)
     checks.at_least(4, size=size, depth=depth)
     checks.finite(noise=noise)
-    for correlation in correlations:
-        if not 0 <= correlation <= 1:
-            raise ValueError(f"correlations must be in 0..1, got {correlation}")
+    if wrong := [value for value in correlations if not 0 <= value <= 1]:
+        raise ValueError(f"correlations must be in 0..1, got {wrong}")
 
     def between(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(n, *shape, generator=generator)
