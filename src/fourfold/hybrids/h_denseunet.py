@@ -127,9 +127,13 @@ class _Kit(NamedTuple):
         """A kernel or a stride: ``deep`` along the depth, by default as in the plane."""
         return (side,) * 2 if self.dim == 2 else (side if deep is None else deep, side, side)
 
+    def kernel(self, side: int) -> Any:
+        """Of convolutions and of the first pool."""
+        return self.sides(side, 1 if self.along == "in-plane" else None)
+
     def conv(self, chans: int, out: int, side: int, stride: int = 1, bias: bool = False) -> nn.Module:
         """A convolution that keeps the size, or divides it by the stride."""
-        kernel = self.sides(side, 1 if self.along == "in-plane" else None)
+        kernel = self.kernel(side)
         make = nn.Conv2d if self.dim == 2 else nn.Conv3d
         return make(
             chans, out, kernel, self.strides(stride), padding=tuple(k // 2 for k in kernel), bias=bias
@@ -145,7 +149,7 @@ class _Kit(NamedTuple):
 
     def first_pool(self) -> nn.Module:
         """Largest of 3, stride 2."""
-        kernel = self.sides(3, 1 if self.along == "in-plane" else None)
+        kernel = self.kernel(3)
         make = nn.MaxPool2d if self.dim == 2 else nn.MaxPool3d
         return make(kernel, self.strides(2), padding=tuple(k // 2 for k in kernel))
 
@@ -390,10 +394,25 @@ THRESHOLDS = (*(i / 20 for i in range(1, 20)), 0.97, 0.98, 0.99)
 """Those tried for the tumour's probability."""
 
 
-def best_threshold(scores: Tensor, labels: Tensor, thresholds: Sequence[float] = THRESHOLDS) -> float:
-    """The threshold with the largest mean Dice of tumours on these volumes; the first of equals."""
-    chance, tumours = scores.softmax(1)[:, TUMOUR], labels == TUMOUR
-    return max(thresholds, key=lambda at: float(dice(chance >= at, tumours, 1).mean()))
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Those tried for the mean over slices."""
+
+
+def blended(scores: Tensor, share: float) -> Tensor:
+    """``share`` of the mean over three slices and the rest of the scores themselves, the same shape."""
+    return share * over_slices(scores) + (1 - share) * scores
+
+
+def best_decision(
+    scores: Tensor, labels: Tensor, shares: Sequence[float] = (0.0,), thresholds: Sequence[float] = THRESHOLDS
+) -> tuple[float, float]:
+    """Share and threshold with the largest mean Dice of tumours on these volumes; the first of equals."""
+    tumours = labels == TUMOUR
+    tried: dict[tuple[float, float], float] = {}
+    for share in shares:
+        chance = blended(scores, share).softmax(1)[:, TUMOUR]
+        tried |= {(share, at): float(dice(chance >= at, tumours, 1).mean()) for at in thresholds}
+    return max(tried, key=tried.__getitem__)
 
 
 BOXES = ((1, 1), (1, 3), (3, 3), (3, 5), (3, 7), (5, 9))
