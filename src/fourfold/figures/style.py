@@ -105,7 +105,9 @@ def legend(figure: Figure, axes: Any = None) -> None:
 
 def wrapped(title: str, width: float) -> str:
     """A picture's title in as many lines as its width in inches needs."""
-    return "\n".join(textwrap.fill(line, max(8, int(width / 0.08))) for line in title.split("\n"))
+    return "\n".join(
+        textwrap.fill(line, max(8, int(width / 0.08)), break_long_words=False) for line in title.split("\n")
+    )
 
 
 def settle(figure: Figure) -> None:

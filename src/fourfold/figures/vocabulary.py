@@ -231,8 +231,11 @@ def lines(
         _finish(
             axes, name, x=x, y=y, log=logarithmic, at=at, at_text=at_text, axis="y", at_x=at_x, limits=limits
         )
+        places = sorted(part[x].unique())
         if "x" in logarithmic:
-            _name_places(axes, sorted(part[x].unique()))
+            _name_places(axes, places)
+        elif all(float(place).is_integer() for place in places):
+            axes.xaxis.set_major_locator(MaxNLocator(max(3, 8 // len(panels)), integer=True))
     if row is not None:
         _name_rows(figure, _order(frame[row]), y, titled=panel is None)
     legend(figure)
@@ -291,7 +294,7 @@ def points(
                     str(row[text]), (row[x], row[y]), xytext=aside, textcoords="offset points", fontsize=8.5
                 )
         if text:
-            axes.margins(x=0.12)
+            axes.margins(x=0.16)
         if not pd.api.types.is_numeric_dtype(frame[y]):
             axes.margins(y=0.12)
         _finish(axes, name, x=x, y=y, log=log, at=at, at_text=at_text, axis="y", at_x=at_x)
