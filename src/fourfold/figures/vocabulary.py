@@ -334,10 +334,13 @@ def bars(
         )
         for bar in (bar for container in axes.containers for bar in container):
             spans = [np.asarray(line.get_xdata(), float) for line in axes.lines if _meets(line, bar)]
-            end = max([bar.get_width(), *(span.max() for span in spans)])
+            left = bar.get_width() < 0
+            ends = [bar.get_width(), *(span.min() if left else span.max() for span in spans)]
+            end = min(ends) if left else max(ends)
             place: dict[str, Any] = {
-                "xytext": (4, 0),
+                "xytext": (-4 if left else 4, 0),
                 "textcoords": "offset points",
+                "ha": "right" if left else "left",
                 "va": "center",
                 "fontsize": 8.5,
             }
