@@ -235,7 +235,8 @@ def lines(
         if "x" in logarithmic:
             _name_places(axes, places)
         elif all(float(place).is_integer() for place in places):
-            axes.xaxis.set_major_locator(MaxNLocator(max(3, 8 // len(panels)), integer=True))
+            across = frame[panel].nunique() if panel else 1
+            axes.xaxis.set_major_locator(MaxNLocator(max(3, 8 // across), integer=True))
     if row is not None:
         _name_rows(figure, _order(frame[row]), y, titled=panel is None)
     legend(figure)
