@@ -407,7 +407,7 @@ def pictures(
             values = np.asarray(picture, dtype=float)
             drawn = place.imshow(values, cmap=_own(colours, label, title, "gray"), vmin=low, vmax=high)
             if titled[r]:
-                place.set_title(names[r][c], fontsize=9)
+                place.set_title(names[r][c], fontsize=9 if side > 0.75 else 7.5)
         if label:
             edge = {"transform": axes[r, 0].transAxes, "ha": "right", "va": "center", "fontsize": 9.5}
             axes[r, 0].text(-0.04, 0.5, label, rotation=90, **edge)
