@@ -1,4 +1,4 @@
-"""How time and memory of the arms of the page on hybrids grow with the image: forward pass, one image, one thread.
+"""How time and memory of the hybrids grow with the image: forward pass, one image, one thread.
 
 The arms of one size take turns. Each row is one arm on one size: the median of its rounds in seconds, the
 smallest and the largest, and the bytes that torch allocates at the peak.

@@ -144,24 +144,24 @@ class MLP(nn.Module):
 class Arm:
     """How one network of the comparison fills the shell.
 
-    ``mixer``: makes what mixes tokens from the width and the number of the block, from 0; a module from maps
-    to maps. ``embed``: makes the module from images to the map of tokens, from width and sides. ``feed``:
+    ``mixer``: makes what mixes tokens from width, sides of the map, and the number of the block, from 0; a
+    module from maps to maps. ``embed``: makes the module from images to the map of tokens, from width and sides. ``feed``:
     makes what follows the mixer, from width, hidden width and the number of the block. ``note``: how a mixer
     with needs of its own enters.
     """
 
-    mixer: Callable[[int, int], nn.Module]
+    mixer: Callable[[int, Sides, int], nn.Module]
     embed: Callable[[int, Sides], nn.Module] = Stem
     feed: Callable[[int, int, int], nn.Module] = lambda dim, hidden, index: MLP(dim, hidden)
     note: str = ""
 
 
-def attention(dim: int, index: int) -> nn.Module:
+def attention(dim: int, sides: Sides, index: int) -> nn.Module:
     """Plain self-attention between all tokens."""
     return SelfAttention(dim, HEADS)
 
 
-def modulation_then_attention(dim: int, index: int) -> nn.Module:
+def modulation_then_attention(dim: int, sides: Sides, index: int) -> nn.Module:
     """SMT: which block has what is the paper's rule for three stages of one block."""
     (kind,) = [kind for stage in smt.kinds((1, 1, 1)) for kind in stage][index : index + 1]
     return ChannelsLast(smt.MIXERS[kind](dim, HEADS))
@@ -169,18 +169,22 @@ def modulation_then_attention(dim: int, index: int) -> nn.Module:
 
 ARMS: dict[str, Arm] = {
     "ViT": Arm(attention, partial(Stem, positions=True), note="learned positions"),
-    "CNN": Arm(lambda dim, index: nn.Conv2d(dim, dim, 3, padding=1), note="a dense 3 x 3 convolution"),
-    "nothing": Arm(lambda dim, index: nn.Conv2d(dim, dim, 1), note="a 1 x 1 convolution mixes no tokens"),
+    "CNN": Arm(lambda dim, sides, index: nn.Conv2d(dim, dim, 3, padding=1), note="a dense 3 x 3 convolution"),
+    "nothing": Arm(
+        lambda dim, sides, index: nn.Conv2d(dim, dim, 1), note="a 1 x 1 convolution mixes no tokens"
+    ),
     "CvT": Arm(
-        lambda dim, index: OnTokens(cvt.CvtAttention(dim, HEADS)),
+        lambda dim, sides, index: OnTokens(cvt.CvtAttention(dim, HEADS)),
         note="convolutions make queries, keys and values; keys and values at half the resolution",
     ),
     "GLMix": Arm(
-        lambda dim, index: SlotsAndConvolution(glmix.SlotBranch(dim, HEADS, SLOTS), glmix.LocalBranch(dim)),
+        lambda dim, sides, index: SlotsAndConvolution(
+            glmix.SlotBranch(dim, HEADS, SLOTS), glmix.LocalBranch(dim)
+        ),
         note=f"{SLOTS} slots, pooled from the map after the norm, beside a convolution of 5 x 5",
     ),
     "TiC": Arm(
-        lambda dim, index: tic.MSAConv2d(dim, dim, heads=HEADS, shift=SHIFT),
+        lambda dim, sides, index: tic.MSAConv2d(dim, dim, heads=HEADS, shift=SHIFT),
         note=f"the released layer with its own residual and fusing convolution, shifts of {SHIFT}",
     ),
     "SMT": Arm(modulation_then_attention, note="modulation in the first two blocks, attention in the last"),
@@ -190,7 +194,7 @@ ARMS: dict[str, Arm] = {
         note="a digit has one channel, so its four phases, every second pixel, are the channels",
     ),
     "InceptionNeXt": Arm(
-        lambda dim, index: inceptionnext.InceptionDWConv2d(dim),
+        lambda dim, sides, index: inceptionnext.InceptionDWConv2d(dim),
         note="its convolution has a residual of its own, and not one with the MLP",
     ),
     "PolyViT": Arm(
@@ -233,7 +237,7 @@ class Shell(nn.Module):
         entry = ARMS[arm]
         self.embed = entry.embed(dim, sides)
         self.blocks = nn.Sequential(
-            *(Block(dim, entry.mixer(dim, i), entry.feed(dim, hidden, i)) for i in range(DEPTH))
+            *(Block(dim, entry.mixer(dim, sides, i), entry.feed(dim, hidden, i)) for i in range(DEPTH))
         )
         self.norm, self.head = nn.BatchNorm2d(dim), nn.Linear(dim, CLASSES)
         self.read = read
