@@ -11,7 +11,7 @@ from fourfold.compared import hybrids as compared
 from fourfold.recorded import benchmark
 
 NAME = "hybrids_rates"
-RATES = (0.006, 0.012, 0.024)
+RATES = (0.004, 0.008, 0.016)
 SEEDS = (7, 8)
 TASKS = ("400 digits", "far read-out")
 """The first stands for all numbers of digits."""

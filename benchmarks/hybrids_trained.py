@@ -1,8 +1,8 @@
 """What the hybrids learn: accuracy, consistency and detail, over the seeds that the page shows.
 
 Each arm has the rate that served it best in ``hybrids_rates``. Seed by seed, so that arms are compared
-within a seed, and kept after each. About two minutes of a core a seed. A record of today's code is left alone: numbers
-of seeds do not depend on the machine's state; remove it to measure anew.
+within a seed, and kept after each. About two minutes of a core a seed. A record of today's code is left
+alone: numbers of seeds do not depend on the machine's state. Remove it to measure anew.
 """
 
 import time

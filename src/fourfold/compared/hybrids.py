@@ -34,7 +34,7 @@ Sides = tuple[int, int]
 BUDGET = 16_000
 """Parameters of every network on the digits; what an arm has is within 5 % of it."""
 
-DEPTH, HEADS, STRIDE, CLASSES = 3, 2, 2, 10
+DEPTH, HEADS, STRIDE, CLASSES = 2, 2, 2, 10
 """Blocks, heads of all attention, stride of the stem in pixels, digits."""
 
 SQUARE, FAR = (6, 6), (4, 16)
@@ -145,9 +145,9 @@ class Arm:
     """How one network of the comparison fills the shell.
 
     ``mixer``: makes what mixes tokens from width, sides of the map, and the number of the block, from 0; a
-    module from maps to maps. ``embed``: makes the module from images to the map of tokens, from width and sides. ``feed``:
-    makes what follows the mixer, from width, hidden width and the number of the block. ``note``: how a mixer
-    with needs of its own enters.
+    module from maps to maps. ``embed``: makes the module from images to the map of tokens, from width and
+    sides. ``feed``: makes what follows the mixer, from width, hidden width and the number of the block.
+    ``note``: how a mixer with needs of its own enters.
     """
 
     mixer: Callable[[int, Sides, int], nn.Module]
@@ -162,39 +162,35 @@ def attention(dim: int, sides: Sides, index: int) -> nn.Module:
 
 
 def modulation_then_attention(dim: int, sides: Sides, index: int) -> nn.Module:
-    """SMT: which block has what is the paper's rule for three stages of one block."""
-    (kind,) = [kind for stage in smt.kinds((1, 1, 1)) for kind in stage][index : index + 1]
+    """SMT: which block has what is the paper's rule for two stages of one block."""
+    (kind,) = [kind for stage in smt.kinds((1, 1)) for kind in stage][index : index + 1]
     return ChannelsLast(smt.MIXERS[kind](dim, HEADS))
 
 
 ARMS: dict[str, Arm] = {
     "ViT": Arm(attention, partial(Stem, positions=True), note="learned positions"),
-    "CNN": Arm(lambda dim, sides, index: nn.Conv2d(dim, dim, 3, padding=1), note="a dense 3 x 3 convolution"),
-    "nothing": Arm(
-        lambda dim, sides, index: nn.Conv2d(dim, dim, 1), note="a 1 x 1 convolution mixes no tokens"
-    ),
+    "CNN": Arm(lambda dim, *_: nn.Conv2d(dim, dim, 3, padding=1), note="a dense 3 x 3 convolution"),
+    "nothing": Arm(lambda dim, *_: nn.Conv2d(dim, dim, 1), note="a 1 x 1 convolution mixes no tokens"),
     "CvT": Arm(
-        lambda dim, sides, index: OnTokens(cvt.CvtAttention(dim, HEADS)),
+        lambda dim, *_: OnTokens(cvt.CvtAttention(dim, HEADS)),
         note="convolutions make queries, keys and values; keys and values at half the resolution",
     ),
     "GLMix": Arm(
-        lambda dim, sides, index: SlotsAndConvolution(
-            glmix.SlotBranch(dim, HEADS, SLOTS), glmix.LocalBranch(dim)
-        ),
+        lambda dim, *_: SlotsAndConvolution(glmix.SlotBranch(dim, HEADS, SLOTS), glmix.LocalBranch(dim)),
         note=f"{SLOTS} slots, pooled from the map after the norm, beside a convolution of 5 x 5",
     ),
     "TiC": Arm(
-        lambda dim, sides, index: tic.MSAConv2d(dim, dim, heads=HEADS, shift=SHIFT),
+        lambda dim, *_: tic.MSAConv2d(dim, dim, heads=HEADS, shift=SHIFT),
         note=f"the released layer with its own residual and fusing convolution, shifts of {SHIFT}",
     ),
-    "SMT": Arm(modulation_then_attention, note="modulation in the first two blocks, attention in the last"),
+    "SMT": Arm(modulation_then_attention, note="modulation in the first block, attention in the second"),
     "ChannelViT": Arm(
         attention,
         ChannelPatches,
         note="a digit has one channel, so its four phases, every second pixel, are the channels",
     ),
     "InceptionNeXt": Arm(
-        lambda dim, sides, index: inceptionnext.InceptionDWConv2d(dim),
+        lambda dim, *_: inceptionnext.InceptionDWConv2d(dim),
         note="its convolution has a residual of its own, and not one with the MLP",
     ),
     "PolyViT": Arm(
@@ -334,7 +330,7 @@ def drawn(task: Task, seed: int, held_out: bool = False) -> tuple[Images, Images
     return train, test
 
 
-STEPS, BATCH = 160, 25
+STEPS, BATCH = 240, 25
 """Of every network, whatever it learns: with more images it sees each less often."""
 
 
