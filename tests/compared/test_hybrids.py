@@ -197,7 +197,7 @@ def test_records_hold_every_arm_and_seed():
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"arm must be one of 'ViT', .*got 'Swin'"):
         compared.Shell("Swin", 8, 16)
-    with pytest.raises(ValueError, match="images must be >= 1 and divide STEPS"):
+    with pytest.raises(ValueError, match="images must be >= 1 and divide steps"):
         compared.trained(
             "CNN", compared.Task(300), 0, 0.01, compared.Images(normal(300, 1, 12, 12), torch.zeros(300))
         )

@@ -24,7 +24,17 @@ from torch.nn.functional import avg_pool2d, gelu
 from fourfold import checks, cost, spectra, training
 from fourfold.data import images, probes
 from fourfold.data.probes import Images
-from fourfold.hybrids import channelvit, cvt, glmix, inceptionnext, polyphase_vit, smt, tic
+from fourfold.hybrids import (
+    channelvit,
+    cvt,
+    dhvt,
+    duoformer,
+    glmix,
+    inceptionnext,
+    polyphase_vit,
+    smt,
+    tic,
+)
 from fourfold.judging.rule import mean_interval
 from fourfold.mixers import SelfAttention
 
@@ -128,6 +138,57 @@ class SlotsAndConvolution(glmix.Sum):
         return super().forward(x, x)
 
 
+class HeadTokens(dhvt.HeadInteractionAttention):
+    """DHVT's attention on maps. The shell has no CLS: the mean token stands for it.
+
+    What CLS becomes, head tokens and all, is added to every token, and so to the mean that is read.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(batch, dim, height, width) -> the same shape."""
+        tokens = rearrange(x, "b c h w -> b (h w) c")
+        mixed, _ = super().forward(torch.cat([tokens.mean(1, keepdim=True), tokens], 1))
+        return rearrange(mixed[:, 1:] + mixed[:, :1], "b (h w) c -> b c h w", h=x.shape[-2])
+
+
+class Aggregation(dhvt.DAFF):
+    """DHVT's feed-forward layer on maps that need not be square, with the mean token for CLS as above."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, dim, height, width) -> the same shape."""
+        z = gelu(self.up(x))
+        if self.depthwise is not None:
+            z = z + gelu(self.depthwise(z))
+        z = self.down(z)
+        return z + (x.mean((2, 3)) * self.channel_weights(z))[..., None, None]
+
+
+class Trees(nn.Module):
+    """DuoFormer: 2 x 2 tokens and their mean attend to one another, then the means, as its patches, do.
+
+    The mean is the coarse scale, which in the paper is a later map of a convolutional network. What it
+    becomes is added to its four tokens.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.positions = nn.Parameter(duoformer.STD * torch.randn(duoformer.tree_size(2), dim))
+        self.scales = duoformer.scale_block(dim, HEADS).attention
+        self.patches = duoformer.BareBlock(dim, HEADS)
+
+    def trees(self, x: Tensor) -> Tensor:
+        """(batch, dim, height, width) -> (batch, patches, 5, dim), the coarse token first."""
+        fine = rearrange(x, "b c (y i) (x j) -> b (y x) (i j) c", i=2, j=2)
+        return torch.cat([fine.mean(2, keepdim=True), fine], 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, dim, height, width) -> the same shape."""
+        tokens, _ = self.scales(self.trees(x) + self.positions)
+        roots, _ = self.patches(tokens[:, :, 0])
+        fine = tokens[:, :, 1:] + roots[:, :, None]
+        return rearrange(fine, "b (y x) (i j) c -> b c (y i) (x j)", y=x.shape[-2] // 2, i=2)
+
+
 class MLP(nn.Module):
     """``dim -> hidden -> dim`` at every token."""
 
@@ -188,6 +249,17 @@ ARMS: dict[str, Arm] = {
         attention,
         ChannelPatches,
         note="a digit has one channel, so its four phases, every second pixel, are the channels",
+    ),
+    "DHVT": Arm(
+        lambda dim, *_: HeadTokens(dim, HEADS),
+        # Ratios are whole: those of the blocks differ by one at most.
+        feed=lambda dim, hidden, index: Aggregation(dim, (round(hidden * DEPTH / dim) + index) // DEPTH),
+        note="head tokens in attention; its convolutions stand in the MLP's place; the mean token is its CLS",
+    ),
+    "DuoFormer": Arm(
+        lambda dim, *_: Trees(dim),
+        partial(Stem, positions=True),
+        note="the second scale is the mean of 2 x 2 tokens, where the paper has a backbone's later map",
     ),
     "InceptionNeXt": Arm(
         lambda dim, *_: inceptionnext.InceptionDWConv2d(dim),
@@ -274,18 +346,19 @@ def network(arm: str, sides: Sides = SQUARE, read: int | None = None) -> Shell:
 
 @dataclass(frozen=True)
 class Task:
-    """What the networks learn: training images, the map of tokens, and how many of its columns are read."""
+    """What the networks learn: training images, steps, the map of tokens, how many of its columns are read."""
 
     images: int
+    steps: int = 160
     sides: Sides = SQUARE
     read: int | None = None
 
 
 TASKS = {
-    "100 digits": Task(100),
+    "100 digits": Task(100, steps=80),
     "400 digits": Task(400),
     "2000 digits": Task(2000),
-    "far read-out": Task(1000, FAR, glmix.READ),
+    "far read-out": Task(1000, sides=FAR, read=glmix.READ),
 }
 
 POOL, TEST, HELD_OUT = 4000, 1000, 400
@@ -330,20 +403,20 @@ def drawn(task: Task, seed: int, held_out: bool = False) -> tuple[Images, Images
     return train, test
 
 
-STEPS, BATCH = 240, 25
-"""Of every network, whatever it learns: with more images it sees each less often."""
+BATCH = 25
+"""Images of a step."""
 
 
 def trained(arm: str, task: Task, seed: int, lr: float, train: Images) -> Shell:
     """An arm trained on one seed's images, in evaluation mode."""
-    checks.divides(STEPS * BATCH, "STEPS * BATCH", images=task.images)
+    checks.divides(task.steps * BATCH, "steps * BATCH", images=task.images)
     run = training.train(
         lambda: network(arm, task.sides, task.read),
         (seed,),
         training.shuffled(*train),
         # Scored after each epoch, which decides nothing: one image does.
         (train.images[None, :1], train.labels[None, :1]),
-        training.Recipe(STEPS * BATCH // task.images, BATCH, lr, weight_decay=0.05),
+        training.Recipe(task.steps * BATCH // task.images, BATCH, lr, weight_decay=0.05),
         together=False,  # BatchNorm, which some mixers have, keeps running averages
         label=f"{arm}, {task.images}",
     )
