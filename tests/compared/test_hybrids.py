@@ -4,16 +4,17 @@ import math
 
 import pytest
 import torch
+from einops import rearrange
 from torch import nn
 
 from fourfold import cost, spectra, training
 from fourfold.compared import hybrids as compared
 from fourfold.compared.hybrids import ARMS, BUDGET, FAR, SQUARE, TASKS
-from fourfold.hybrids import glmix, polyphase_vit, tic
+from fourfold.hybrids import dhvt, duoformer, glmix, polyphase_vit, tic
 from fourfold.recorded import benchmark
 
 EXACT = {"rtol": 0, "atol": 1e-12}
-GLOBAL = {"ViT", "CvT", "GLMix", "SMT", "ChannelViT", "PolyViT"}
+GLOBAL = set(ARMS) - {"CNN", "nothing", "TiC", "InceptionNeXt", "H-DenseUNet"}
 """Arms whose blocks see all of a map of 16 x 16 tokens."""
 
 
@@ -89,6 +90,39 @@ def test_polyvit_is_blind_to_circular_shifts_and_others_are_not():
     assert (
         polyphase_vit.spread(polyphase_vit.over_shifts(built("ViT"), pictures, compared.SHIFTS)).min() > 1e-3
     )
+
+
+def test_dhvt_on_maps_is_its_chapters_layers_with_the_mean_for_cls():
+    x = normal(2, 8, 4, 4)
+    tokens = rearrange(x, "b c h w -> b (h w) c")
+    with_mean = torch.cat([tokens.mean(1, keepdim=True), tokens], 1)
+    for ours, theirs in (
+        (compared.HeadTokens(8, 2), lambda layer: dhvt.HeadInteractionAttention.forward(layer, with_mean)[0]),
+        (compared.Aggregation(8, 2).eval(), lambda layer: dhvt.DAFF.forward(layer, with_mean)),
+    ):
+        out = theirs(ours)
+        expected = rearrange(out[:, 1:] + out[:, :1], "b (h w) c -> b c h w", h=4)
+        torch.testing.assert_close(ours(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_trees_are_duoformers_own():
+    x, trees = normal(2, 8, 6, 6), compared.Trees(8)
+    tokenizer = duoformer.PatchTokenizer([8, 8], 8, grid=3)
+    for projection in tokenizer.projections:
+        nn.init.dirac_(projection.weight)
+        nn.init.zeros_(projection.bias)
+    theirs = tokenizer([nn.functional.avg_pool2d(x, 2), x])
+    torch.testing.assert_close(trees.trees(x), theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_hyena_on_a_square_map_is_the_layer_and_on_another_cuts_what_was_added():
+    x = normal(2, 8, 6, 6)
+    mixer = compared.OnSquare(8, (6, 6))
+    theirs = mixer.mixer(rearrange(x, "b c h w -> b (h w) c"))
+    torch.testing.assert_close(mixer(x), rearrange(theirs, "b (h w) c -> b c h w", h=6), **EXACT)
+    wide = compared.OnSquare(8, FAR)
+    assert wide.mixer.grid == 16
+    assert wide(normal(2, 8, *FAR)).shape == (2, 8, *FAR)
 
 
 def test_digits_are_means_of_the_middle_and_seeds_draw_their_own():

@@ -10,6 +10,7 @@ Maps are (batch, dim, height, width). All measures of a mixer are of its derivat
 what it does to small changes: of a convolution the derivative is the convolution.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, gelu
+from torch.nn.functional import avg_pool2d, gelu, pad
 
 from fourfold import checks, cost, spectra, training
 from fourfold.data import images, probes
@@ -30,6 +31,7 @@ from fourfold.hybrids import (
     dhvt,
     duoformer,
     glmix,
+    hyena_nd,
     inceptionnext,
     polyphase_vit,
     smt,
@@ -189,6 +191,21 @@ class Trees(nn.Module):
         return rearrange(fine, "b (y x) (i j) c -> b c (y i) (x j)", y=x.shape[-2] // 2, i=2)
 
 
+class OnSquare(nn.Module):
+    """Hyena N-D, whose grid is square, on any map: rows or columns of zeros are added, and cut off after."""
+
+    def __init__(self, dim: int, sides: Sides):
+        super().__init__()
+        self.mixer = hyena_nd.HyenaND(dim, max(sides))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, dim, height, width) -> the same shape."""
+        (height, width), grid = x.shape[-2:], self.mixer.grid
+        square = pad(x, (0, grid - width, 0, grid - height))
+        mixed = self.mixer(rearrange(square, "b c h w -> b (h w) c"))
+        return rearrange(mixed, "b (h w) c -> b c h w", h=grid)[..., :height, :width]
+
+
 class MLP(nn.Module):
     """``dim -> hidden -> dim`` at every token."""
 
@@ -260,6 +277,11 @@ ARMS: dict[str, Arm] = {
         lambda dim, *_: Trees(dim),
         partial(Stem, positions=True),
         note="the second scale is the mean of 2 x 2 tokens, where the paper has a backbone's later map",
+    ),
+    "Hyena N-D": Arm(
+        lambda dim, sides, _: OnSquare(dim, sides),
+        partial(Stem, positions=True),
+        note="order 2, four directions; learned positions; the canvas is padded to a square",
     ),
     "InceptionNeXt": Arm(
         lambda dim, *_: inceptionnext.InceptionDWConv2d(dim),
@@ -346,7 +368,7 @@ def network(arm: str, sides: Sides = SQUARE, read: int | None = None) -> Shell:
 
 @dataclass(frozen=True)
 class Task:
-    """What the networks learn: training images, steps, the map of tokens, how many of its columns are read."""
+    """What networks learn: training images, steps, the map of tokens, how many of its columns are read."""
 
     images: int
     steps: int = 160
@@ -509,16 +531,22 @@ def details(net: Shell, pictures: Tensor, generator: torch.Generator) -> float:
 def multiply_adds(arm: str, side: int) -> int:
     """Multiply-accumulates of an arm for one image of ``side`` x ``side`` tokens.
 
-    As `cost.macs`, and what torch's counter does not see: TiC's products in windows of 3 x 3, two for each
-    channel and place. The anchor of PolyViT only moves pixels.
+    As `cost.macs`, and what torch's counter does not see. TiC's products in windows of 3 x 3, two for each
+    channel and place. Hyena's three real FFTs of twice the sides, 1.25 N log2 N each, and a complex product
+    between, four. The anchor of PolyViT only moves pixels.
     """
     net = network(arm, (side, side))
     for module in net.modules():
         if isinstance(module, Stem):
             module.anchored = False  # where the grid begins is read from pixels, of which a count has none
     counted = cost.macs(net, (1, 1, STRIDE * side, STRIDE * side))
-    windows = sum(2 * 9 * fitted(arm)[0] for m in net.modules() if isinstance(m, tic.MSAConv2d))
-    return counted + windows * side**2
+    pixels = (2 * side) ** 2
+    unseen = {
+        tic.MSAConv2d: 2 * 9 * side**2,
+        hyena_nd.HyenaND: 3 * 1.25 * pixels * math.log2(pixels) + 4 * pixels / 2,
+    }
+    kinds = [type(module) for module in net.modules()]
+    return counted + round(fitted(arm)[0] * sum(kinds.count(kind) * each for kind, each in unseen.items()))
 
 
 # --- who is best ------------------------------------------------------------------------------------------
