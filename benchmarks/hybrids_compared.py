@@ -31,9 +31,10 @@ def main() -> None:
             held = {arm: benchmark.peak_memory(call) for arm, call in calls.items()}
             samples = benchmark.interleaved(calls, rounds=ROUNDS, at_least=0.02)
         for arm, times in samples.items():
-            row = {"arm": arm, "side": side, "seconds": statistics.median(times)}
-            rows.append({**row, "low": min(times), "high": max(times), "bytes": held[arm]})
-            print(f"{arm:>14} {side:3d}: {1e3 * row['seconds']:8.2f} ms, {held[arm] / 2**20:7.2f} MiB")
+            middle = statistics.median(times)
+            row = {"arm": arm, "side": side, "seconds": middle, "low": min(times), "high": max(times)}
+            rows.append({**row, "bytes": held[arm]})
+            print(f"{arm:>14} {side:3d}: {1e3 * middle:8.2f} ms, {held[arm] / 2**20:7.2f} MiB")
     print(benchmark.keep("hybrids_compared", rows, rounds=ROUNDS).name)
 
 

@@ -11,7 +11,7 @@ from fourfold.compared import hybrids as compared
 from fourfold.recorded import benchmark
 
 NAME = "hybrids_rates"
-RATES = (0.005, 0.01, 0.02)
+RATES = (0.01, 0.02, 0.04)
 SEEDS = (7,)
 TASKS = ("400 digits", "far read-out")
 """The first stands for all numbers of digits."""

@@ -509,19 +509,26 @@ def detail(gradient: Tensor) -> float:
 
 def maps_of(net: Shell, pictures: Tensor) -> list[Tensor]:
     """What comes into each mixer of a network, (n, dim, height, width), block by block."""
-    found = []
-    with torch.no_grad():
-        x = net.embed(pictures)
-        for block in net.blocks:
-            found.append(block.norm_mixer(x))
-            x = block(x)
+    found: list[Tensor] = []
+    handles = [
+        module.mixer.register_forward_pre_hook(lambda _, given: found.append(given[0].detach()))
+        for module in net.blocks
+        if isinstance(module, Block)
+    ]
+    try:
+        with torch.no_grad():
+            net(pictures)
+    finally:
+        for handle in handles:
+            handle.remove()
     return found
 
 
 def details(net: Shell, pictures: Tensor, generator: torch.Generator) -> float:
     """`detail` of a network's mixers at these images, mean over the blocks."""
+    mixers = [module.mixer for module in net.blocks if isinstance(module, Block)]
     maps = maps_of(net, pictures)
-    shares = [detail(derivative(b.mixer, x, generator)) for b, x in zip(net.blocks, maps, strict=True)]
+    shares = [detail(derivative(mixer, x, generator)) for mixer, x in zip(mixers, maps, strict=True)]
     return sum(shares) / len(shares)
 
 
