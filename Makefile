@@ -20,7 +20,7 @@ CHEAP = notebooks/frequency/gaunt_tensor_product.ipynb notebooks/optics/holobeam
 # One lock for every Python from the oldest on and for every platform; what only some need says so behind a semicolon.
 RESOLVE = uv pip compile --quiet --python .venv/bin/python --universal --python-version 3.11.2 --no-header --no-annotate
 
-.PHONY: help book test chapter record double full mutate sweep bench faults sync new serve lock audit clean
+.PHONY: help book test chapter record replicate double full mutate sweep bench faults sync new serve lock audit clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 24
@@ -66,6 +66,10 @@ chapter: need-name ## run one chapter: NAME=convsharevit
 record: need-name ## run one chapter at twenty seeds and keep the evidence for its claims: NAME=convsharevit
 	$(BUILD) --force _build/recorded/$(NAME).ipynb
 	python -m fourfold.book keep $(NAME) recorded _build/recorded/$(NAME).ipynb
+
+replicate: need-name ## repeat its experiment at seeds of your own, to send as a pull request: NAME=snn SEEDS=5
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 python -m fourfold.book replicate $(NAME) --seeds $(or $(SEEDS),5) \
+		$(if $(SEED),--seed $(SEED))
 
 double: need-name ## repeat the recorded run at twice the budget, where the record says what that is: NAME=convsharevit
 	$(BUILD) --force _build/doubled/$(NAME).ipynb

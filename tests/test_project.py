@@ -68,6 +68,10 @@ class TestChapter:
     def cells(self, markdown):
         return jupytext.read(markdown, fmt="md:myst").cells
 
+    def test_its_heading_begins_with_its_name(self, record, markdown):
+        heading = next(line for line in markdown.read_text().splitlines() if line.startswith("# "))
+        assert heading.startswith(f"# {record.name}: ")
+
     def test_it_explains_itself_and_says_what_surprised_and_what_it_cannot_show(self, markdown):
         headings = [line for line in markdown.read_text().splitlines() if line.startswith("## ")]
         assert headings[0] == "## The idea"

@@ -1,42 +1,42 @@
-/* The ledger's table: search, filters, sorting, and addresses that restore a view or open a claim.
+/* The ledger: search, filters, and addresses that restore a view or open a claim.
    Reads ?search=&part=&paper=&verdict=&full= and #<slug>-<claim>. */
 (() => {
   "use strict";
   document.addEventListener("DOMContentLoaded", () => {
-    const table = document.querySelector("table.ledger");
-    if (!table) return;
     const form = document.querySelector(".ledger-controls");
-    const rows = [...table.tBodies[0].rows];
-    const text = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
+    if (!form) return;
+    const papers = [...document.querySelectorAll(".papers details")];
+    const rows = papers.flatMap((paper) => [...paper.querySelectorAll("tbody tr")]);
+    const paperOf = new Map(rows.map((row) => [row, row.closest("details")]));
+    const words = (row) => {
+      const paper = paperOf.get(row);
+      const named = [...paper.querySelectorAll(".name, .title")].map((part) => part.textContent);
+      return [paper.dataset.part, ...named, row.textContent].join(" ").toLowerCase();
+    };
+    const text = new Map(rows.map((row) => [row, words(row)]));
     const fields = ["search", "part", "paper", "verdict", "full"];
 
     const fits = (row, wanted) =>
       wanted.search.toLowerCase().split(/\s+/).every((word) => text.get(row).includes(word)) &&
-      (!wanted.part || row.dataset.part === wanted.part) &&
-      (!wanted.paper || row.dataset.paper === wanted.paper) &&
+      (!wanted.part || paperOf.get(row).dataset.part === wanted.part) &&
+      (!wanted.paper || paperOf.get(row).dataset.paper === wanted.paper) &&
       (!wanted.verdict || row.dataset.verdict === wanted.verdict) &&
       (!wanted.full || (wanted.full === "stale" ? "stale" in row.dataset : row.dataset.full === wanted.full));
 
     const filter = () => {
       const wanted = Object.fromEntries(fields.map((name) => [name, form.elements[name].value.trim()]));
-      let count = 0;
-      for (const row of rows) {
-        row.hidden = !fits(row, wanted);
-        count += !row.hidden;
-      }
-      form.querySelector("output").textContent = `${count} of ${rows.length} claims`;
       const set = fields.filter((name) => wanted[name]).map((name) => [name, wanted[name]]);
+      for (const row of rows) row.hidden = !fits(row, wanted);
+      for (const paper of papers) {
+        paper.hidden = !paper.querySelector("tbody tr:not([hidden])");
+        // Who asks for more than a part wants to read.
+        paper.open = !paper.hidden && set.some(([name]) => name !== "part");
+      }
+      for (const part of document.querySelectorAll(".papers section"))
+        part.hidden = !part.querySelector("details:not([hidden])");
+      const count = rows.filter((row) => !row.hidden).length;
+      form.querySelector("output").textContent = `${count} of ${rows.length} claims`;
       form.querySelector(".found a").href = set.length ? `?${new URLSearchParams(set)}#every-claim` : "ledger.html";
-    };
-
-    const compare = new Intl.Collator("en", { numeric: true }).compare;
-    const sort = (heading) => {
-      const down = heading.getAttribute("aria-sort") === "ascending";
-      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
-      heading.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const key = (row) => row.cells[heading.cellIndex].textContent;
-      const sorted = [...rows].sort((a, b) => (down ? -1 : 1) * compare(key(a), key(b)));
-      table.tBodies[0].append(...sorted);
     };
 
     const open = () => {
@@ -46,6 +46,7 @@
         form.reset();
         filter();
       }
+      paperOf.get(row).open = true;
       rows.forEach((other) => other.classList.toggle("asked", other === row));
       row.scrollIntoView({ block: "center" });
     };
@@ -55,9 +56,6 @@
     form.addEventListener("input", filter);
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("reset", () => setTimeout(filter));
-    table.tHead.addEventListener("click", (event) => {
-      if (event.target.closest("button")) sort(event.target.closest("th"));
-    });
     window.addEventListener("hashchange", open);
     filter();
     open();

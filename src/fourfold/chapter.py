@@ -7,12 +7,12 @@ spot-checked. Any other run is judged by itself.
 import html
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fourfold import training
 from fourfold.judging import card, parameters, records, spot_check
-from fourfold.recorded import evidence, survival
+from fourfold.recorded import evidence, replication, survival
 from fourfold.recorded.machine import machine
 
 
@@ -33,8 +33,8 @@ class Chapter:
     ) -> card.Verdict:
         """Judge one claim of this chapter's paper.
 
-        As `card.judge` does, and in a build also `spot_check.recall`, `spot_check.at_twice_the_budget` and
-        `survival.tell`.
+        As `card.judge` does, and in a build also `spot_check.recall`, `spot_check.at_twice_the_budget`,
+        `survival.tell` and `replication.words`.
         """
         verdict = card.judge(self.record, claim_id, criteria, controls, conditions, profile=self.profile)
         if self.profile != "quick":
@@ -44,7 +44,8 @@ class Chapter:
         verdict = spot_check.recall(verdict, evidence.face(self.record, run, claim_id), basis or "")
         doubled = evidence.read(self.record.slug, "doubled")
         verdict = spot_check.at_twice_the_budget(verdict, evidence.face(self.record, doubled, claim_id))
-        return survival.tell(verdict, survival.read(self.record.slug))
+        verdict = survival.tell(verdict, survival.read(self.record.slug))
+        return replace(verdict, replicated=replication.words(self.record, claim_id))
 
     def keep(self, name: str, data: Any) -> "Kept":
         """Results that the book wants from a full run: made of dicts, lists, numbers, text and None."""

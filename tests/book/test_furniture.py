@@ -15,6 +15,7 @@ RECORD = Record.model_validate(
     {
         "slug": "a_paper",
         "part": "optics",
+        "name": "Light",
         "title": "On <light>",
         "authors": ["A. One", "B. Two"],
         "year": 2020,

@@ -13,15 +13,17 @@ from fourfold.book import ledger_page
 from fourfold.judging import records, rule
 
 
-def claim(part, slug, name, verdict, full="", full_stale="", evidence="exact", stale="", before=""):
+def claim(part, slug, name, verdict, full="", full_stale="", evidence="exact", stale="", before="", **more):
     return {
         "part": part,
+        "name": slug.upper(),
         "paper": f"{slug}: a <title>",
         "slug": slug,
         "claim": name,
         "statement": f"Statement & {name} of {slug}.",
         "kind": "count",
         "expected": "",
+        "mutation": "",
         "verdict": verdict,
         "before": before,
         "measured": "0.5; 3" if verdict in rule.VERDICTS else "",
@@ -29,14 +31,23 @@ def claim(part, slug, name, verdict, full="", full_stale="", evidence="exact", s
         "stale": stale,
         "full": full,
         "full_stale": full_stale,
-    }
+    } | more
 
 
 @pytest.fixture
 def table():
     return pd.DataFrame(
         [
-            claim("optics", "a", "C1", "reproduced", "not reproduced", "light, notebook"),
+            claim(
+                "optics",
+                "a",
+                "C1",
+                "reproduced",
+                "not reproduced",
+                "light, notebook",
+                expected="reproduced",
+                mutation="not reproduced",
+            ),
             claim(
                 "optics",
                 "a",
@@ -58,9 +69,9 @@ def soup(text):
 
 
 def test_every_claim_is_one_square_with_its_word_and_leads_to_its_chapter_or_its_row(table):
-    squares = soup(ledger_page.strip(table)).select(".claims a")
+    squares = soup(ledger_page.papers(table)).select(".claims a")
     assert len(squares) == len(table)
-    assert [(a["href"], a.select_one(".visually-hidden").text) for a in squares[:3]] == [
+    assert [(a["href"], a["aria-label"]) for a in squares[:3]] == [
         ("optics/a.html#a-C1", "C1 reproduced"),
         ("optics/a.html#a-C2", "C2 inconclusive"),
         ("#b-C1", "C1 not judged yet"),
@@ -68,16 +79,28 @@ def test_every_claim_is_one_square_with_its_word_and_leads_to_its_chapter_or_its
 
 
 def test_every_claim_is_one_row_with_an_address_of_its_own(table):
-    page = soup(ledger_page.rows(table))
+    page = soup(ledger_page.papers(table))
+    papers = page.select(".papers details")
+    assert [(p["data-part"], p["data-paper"], p.select_one(".name").text) for p in papers[:2]] == [
+        ("optics", "a", "A"),
+        ("optics", "b", "B"),
+    ]
+    assert papers[0].select_one(".title").text == "a: a <title>"
+    assert [row["id"] for row in papers[0].select("tbody tr")] == ["a-C1", "a-C2"]
     rows = page.select("table.ledger tbody tr")
     assert [row["id"] for row in rows[:3]] == ["a-C1", "a-C2", "b-C1"]
     assert len({row["id"] for row in rows}) == len(table)
     first = rows[0]
-    assert (first["data-part"], first["data-verdict"], first["data-full"]) == (
-        "optics",
-        "reproduced",
-        "not reproduced",
-    )
+    assert (first["data-verdict"], first["data-full"]) == ("reproduced", "not reproduced")
+    words = [cell.get_text() for cell in first.select("td")]
+    assert words[2:] == [
+        "✓ reproduced",
+        "✓ reproduced",
+        "exact",
+        "✗ not reproduced",
+        "✗ not reproducedstale: light, notebook changed since",
+    ]
+    assert [cell.get_text() for cell in rows[1].select("td")][2] == "–"
     assert first.has_attr("data-stale")
     assert not rows[1].has_attr("data-stale")
     assert "stale: light, notebook changed since" in first.get_text()
@@ -104,15 +127,15 @@ def test_a_claim_that_waits_for_its_seeds_has_a_word_and_a_count(table):
     assert rule.UNRECORDED not in ledger_page.counts(table)
     waiting = pd.concat([table, pd.DataFrame([claim("theory", "z", "C1", rule.UNRECORDED)])])
     assert soup(ledger_page.counts(waiting)).select("thead th")[-1].text == "○ not recorded yet"
-    square = soup(ledger_page.strip(waiting)).select(".claims a")[-1]
+    square = soup(ledger_page.papers(waiting)).select(".claims a")[-1]
     assert square["href"] == "theory/z.html#z-C1"
 
 
 def test_a_chapter_that_failed_says_so_and_leads_to_its_error(table):
     assert rule.FAILED not in ledger_page.counts(table)
     broken = pd.concat([table, pd.DataFrame([claim("theory", "z", "C1", rule.FAILED)])])
-    square = soup(ledger_page.strip(broken)).select(".claims a")[-1]
-    assert (square["href"], square.select_one(".visually-hidden").text) == ("theory/z.html", "C1 did not run")
+    square = soup(ledger_page.papers(broken)).select(".claims a")[-1]
+    assert (square["href"], square["aria-label"]) == ("theory/z.html", "C1 did not run")
     assert soup(ledger_page.counts(broken)).select("thead th")[-1].text == "! did not run"
 
 

@@ -130,3 +130,77 @@ def test_a_bar_says_its_number_beyond_its_interval():
     _, high = vocabulary.interval(frame["gain"])
     assert note.get_text() == "2"
     assert note.xy[0] == pytest.approx(high)
+
+
+def test_rows_of_panels_name_rows_at_the_left_and_panels_above():
+    nested = {r: {p: {"a": [1, 2]} for p in "xy"} for r in ("before", "after")}
+    frame = figures.tidy(nested, "state", "net", "curve", "gain", along=("layer", [1, 2]))
+    grid = figures.lines(frame, "layer", "gain", by="curve", panel="net", row="state").axes
+    assert [axes.get_title() for axes in grid] == ["x", "y", "", ""]
+    assert [axes.get_ylabel() for axes in grid] == ["before", "", "after", ""]
+    assert [axes.get_xlabel() for axes in grid] == ["", "", "layer", "layer"]
+    alone = figures.lines(frame[frame["net"] == "x"], "layer", "gain", row="state")
+    assert [axes.get_title() for axes in alone.axes] == ["before", "after"]
+    assert alone.get_supylabel() == "gain"
+
+
+def test_each_has_a_line_of_its_own():
+    frame = figures.tidy({"1": [1, 2], "2": [3, 4]}, "seed", "gain", along=("step", [1, 2]))
+    (axes,) = figures.lines(frame, "step", "gain", each="seed").axes
+    assert sorted(line.get_ydata().tolist() for line in axes.lines) == [[1, 2], [3, 4]]
+
+
+def test_dotted_lines_have_the_names_that_they_are_given():
+    frame = figures.tidy(
+        {"p": {"a": [1, 2]}, "q": {"a": [3, 4]}}, "panel", "arm", "gain", along=("f", [0, 1])
+    )
+    look = {"at": (1, 2), "at_text": "chance", "at_x": {"Nyquist": 0.5}, "limits": {"q": (0, 5)}}
+    left, right = figures.lines(frame, "f", "gain", by="arm", panel="panel", sharey=False, **look).axes
+    assert [note.get_text() for note in left.texts] == ["chance", "chance", "Nyquist"]
+    assert right.get_ylim() == (0, 5)
+    assert left.get_ylim() != (0, 5)
+    only = figures.lines(frame, "f", "gain", panel="panel", log={"q": "y"}, sharey=False).axes
+    assert [axes.get_yscale() for axes in only] == ["linear", "log"]
+
+
+def test_rings_are_the_first_and_around_the_others():
+    frame = figures.tidy({"printed": {"a": 1}, "counted": {"a": 1.1}}, "source", "net", "size")
+    (axes,) = figures.points(frame, "size", "net", by="source", rings=True).axes
+    ring, dot = axes.lines
+    assert (ring.get_fillstyle(), dot.get_fillstyle()) == ("none", "full")
+    assert ring.get_markersize() > dot.get_markersize()
+
+
+def test_a_row_or_a_title_has_its_own_scale_colours_and_bar():
+    shown = figures.pictures(
+        {"size": {"a": np.eye(2), "b": 3 * np.eye(2)}, "error": {"a": np.eye(2), "b": -2 * np.eye(2)}},
+        scale={"b": (0, 9)},
+        colours={"error": figures.SIGNED},
+        unit={"error": "error, K"},
+    )
+    pictures = [axes.images[0] for axes in shown.axes if axes.images]
+    assert [picture.get_clim() for picture in pictures] == [(0, 1), (0, 9), (-1, 1), (0, 9)]
+    assert [picture.get_cmap().name for picture in pictures] == ["gray", "gray", "RdBu_r", "RdBu_r"]
+    assert [axes.get_ylabel() for axes in shown.axes if not axes.images] == ["error, K"]
+    assert [axes.get_title() for axes in shown.axes if axes.images] == ["a", "b", "", ""]
+
+
+def test_a_long_title_is_as_wide_as_its_picture():
+    shown = figures.pictures({f"a network with a long name {i}": np.eye(2) for i in range(5)})
+    for axes in shown.axes:
+        assert axes.title.get_window_extent().width < 1.1 * shown.bbox.width / 5
+
+
+def test_tables_side_by_side_share_a_scale():
+    tables = {"p": pd.DataFrame([[1.0, 2.0]]), "q": pd.DataFrame([[np.nan, 8.0]])}
+    shown = figures.heatmap(tables, label="share", log=True)
+    left, right, _ = shown.axes
+    assert (left.get_title(), right.get_title()) == ("p", "q")
+    assert left.collections[0].get_clim() == right.collections[0].get_clim() == (1, 8)
+
+
+def test_names_at_the_left_lie_inside_the_picture():
+    frame = figures.tidy({"a second path at minus 60 decibels": [1, 2], "b": [3, 4]}, "arm", "gain")
+    figure = figures.seeds(frame, "gain", by="arm")
+    figures.settle(figure)
+    assert min(text.get_window_extent().x0 for text in figure.axes[0].get_yticklabels()) >= 2

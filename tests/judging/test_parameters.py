@@ -13,6 +13,7 @@ from fourfold.judging.records import Parameter, Record
 RECORD = Record(
     slug="a_paper",
     part="optics",
+    name="Paper",
     title="A paper",
     authors=["A. Author"],
     year=2025,

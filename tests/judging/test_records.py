@@ -13,6 +13,7 @@ from fourfold.judging.records import PAPERS, RecordError, Region
 GOOD = {
     "slug": "a_paper",
     "part": "optics",
+    "name": "Paper",
     "title": "A paper",
     "authors": ["A. Author"],
     "year": 2025,
@@ -233,7 +234,7 @@ def test_every_record_is_valid_and_every_paper_has_one():
     papers = [record for record in everything if not record.companion]
     assert len(papers) == 51
     assert len({record.arxiv for record in papers}) == 51
-    assert len({record.title for record in papers}) == 51
+    assert len({record.title for record in papers}) == len({record.name for record in papers}) == 51
 
 
 def test_claims_are_said_once_and_plainly():

@@ -40,6 +40,7 @@ def record(criterion, control=None, **more):
     return Record(
         slug="a_paper",
         part="optics",
+        name="Paper",
         title="A paper",
         authors=["A. Author"],
         year=2025,

@@ -17,6 +17,7 @@ SHARE = Criterion(what="solved", resolution=0.01, statistic="fraction", reproduc
 RECORD = Record(
     slug="a_paper",
     part="optics",
+    name="Paper",
     title="A paper",
     authors=["A. Author"],
     year=2025,

@@ -107,7 +107,7 @@ def test_a_claim_that_survives_is_not_told_and_one_that_turns_says_so(verdict):
     assert survivor.reason == "it survives without its mechanism (Nothing is multiplied)"
     open_ = survival.tell(verdict, {verdict.claim.id: outcome(verdict, turned=False)})
     assert open_.word == "inconclusive"
-    assert open_.reason.startswith("a few seeds cannot tell it from what is left without its mechanism")
+    assert open_.reason.startswith("its seeds cannot tell it from what is left without its mechanism")
 
 
 def test_an_outcome_under_other_criteria_or_of_another_mutation_says_nothing(verdict):
@@ -136,3 +136,12 @@ def test_a_mutated_run_has_the_recorded_parameters_at_four_seeds(record, monkeyp
     recorded = record.values("recorded")
     assert {key: given[key] for key in recorded} == recorded | {"seeds": 4}
     assert parameters.validate(record, {key: given[key] for key in recorded})["seeds"] == 4
+
+
+def test_where_a_few_mutated_seeds_say_nothing_all_recorded_ones_are_asked(monkeypatch):
+    verdicts = [{"claim": "A", "verdict": "reproduced"}, {"claim": "B", "verdict": "inconclusive"}]
+    monkeypatch.setattr(evidence, "read", lambda slug, tier: {"verdicts": verdicts})
+    untold = {"word": "inconclusive", "turned": False}
+    assert mutation._untold("x", {"A": untold, "B": untold}, ["A", "B"]) == ["A"]
+    assert mutation._untold("x", {"A": {"word": "inconclusive", "turned": True}}, ["A"]) == []
+    assert mutation._untold("x", {"A": {"word": "reproduced", "turned": False}}, ["A"]) == []

@@ -17,10 +17,10 @@ import jupytext
 import nbformat
 from PIL import Image, ImageChops, ImageStat
 
-from fourfold.book import html
+from fourfold.book import execute, html
 from fourfold.judging import parameters, records
 from fourfold.judging.records import ROOT, Record
-from fourfold.recorded import evidence, executed
+from fourfold.recorded import evidence, executed, replication
 
 TEMPLATES = ROOT / "workflow" / "template"
 # What a reader's eye compares: pictures are drawn anew and never compared.
@@ -168,6 +168,7 @@ def new(slug: str) -> list[Path]:
     words = {
         "slug": slug,
         "part": record.part,
+        "name": record.name,
         "title": record.title,
         "idea": record.idea,
         "arxiv": record.arxiv or "",
@@ -180,6 +181,18 @@ def new(slug: str) -> list[Path]:
         text = string.Template((TEMPLATES / template).read_text(encoding="utf-8")).substitute(words)
         path.write_text(text, encoding="utf-8")
     return list(places.values())
+
+
+def replicate(slug: str, seeds: int, seed: int | None) -> Path:
+    """Run a chapter's recorded experiment at fresh seeds and keep what came out for others.
+
+    Raises:
+        ValueError: if the seeds cannot be, the chapter does not run, or the result would be refused.
+    """
+    values = replication.values(slug, seeds, seed)
+    output = ROOT / "_build" / "replications" / f"{slug}.ipynb"
+    execute.run(records.load(slug).notebook, output, values)
+    return replication.keep(slug, output)
 
 
 def check() -> None:
@@ -217,6 +230,10 @@ def main() -> None:
             command.add_argument("tier", choices=evidence.TIERS)
         if name == "keep":
             command.add_argument("notebook", type=Path)
+    command = commands.add_parser("replicate")
+    command.add_argument("slug")
+    command.add_argument("--seeds", type=int, default=5)
+    command.add_argument("--seed", type=int)
     given = parser.parse_args()
     try:
         match given.command:
@@ -238,6 +255,8 @@ def main() -> None:
                 print(f"now add 'file: chapters/{records.load(given.slug).part}/{given.slug}' to _toc.yml")
             case "parameters":
                 print(evidence.parameters_file(given.slug, given.tier), end="")
+            case "replicate":
+                print(replicate(given.slug, given.seeds, given.seed).relative_to(ROOT))
             case "keep":
                 print(evidence.keep(given.slug, given.tier, given.notebook).relative_to(ROOT))
     except (ValueError, OSError, subprocess.CalledProcessError) as error:

@@ -1,4 +1,4 @@
-"""What stands at the top of every chapter, made from its record: a Sphinx extension.
+"""What stands at the top of every chapter, made from its record, and the front page's gallery, for Sphinx.
 
 Bibliography line, verdicts at a glance, the parameter table, the command that reruns the page, downloads and
 how to cite. The executed notebook supplies verdicts and cost; nothing here is written by hand on a page.
@@ -15,7 +15,7 @@ import yaml
 from docutils import nodes
 from sphinx.application import Sphinx
 
-from fourfold.book import commands, ledger_page
+from fourfold.book import commands, gallery, ledger_page
 from fourfold.judging import card, records, rule
 from fourfold.judging.records import ROOT, Record
 from fourfold.recorded import benchmark, evidence, executed, sources, sweep_table
@@ -31,6 +31,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
 def furnish(app: Sphinx, doctree: nodes.document) -> None:
     """Put the furniture under a chapter's title, its headline below its first words; say if it failed."""
     docname = app.env.docname
+    if docname == "index":
+        _hang_gallery(app, doctree)
     run = (executed.RUNS / docname.removeprefix("chapters/")).with_suffix(".ipynb")
     if docname.startswith("chapters/"):
         # The page shows its run's cost, which changes also where the outputs do not.
@@ -43,6 +45,15 @@ def furnish(app: Sphinx, doctree: nodes.document) -> None:
         under_it = at if first is None else first + 1
         section[under_it:under_it] = headline(doctree)
         section[at:at] = [*failure(run), *(pieces(record) if record else [])]
+
+
+def _hang_gallery(app: Sphinx, doctree: nodes.document) -> None:
+    """Fill the section on the papers, if the front page has one."""
+    for section in doctree.findall(nodes.section):
+        if "the-papers" in section["ids"]:
+            for record in records.chapters():
+                app.env.note_dependency(str(executed.of(record)))
+            section.append(_raw(gallery.page()))
 
 
 def headline(doctree: nodes.document) -> list[nodes.Node]:
@@ -80,6 +91,10 @@ def copy_downloads(app: Sphinx, error: Exception | None) -> None:
             (folder / name).write_text(text, encoding="utf-8")
         for name, table in sweep_table.tables().items():
             shutil.copyfile(table, folder / name)
+        hung = Path(app.outdir) / gallery.FOLDER
+        hung.mkdir(exist_ok=True)
+        for name, picture in gallery.pictures().items():
+            (hung / name).write_bytes(picture)
 
 
 def files(record: Record) -> dict[str, Path]:

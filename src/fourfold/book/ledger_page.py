@@ -1,6 +1,6 @@
-"""The ledger as a page: one map of all claims, and one table that can be searched, filtered, sorted, linked.
+"""The ledger as a page: every paper a line, every claim a square, and behind a line its claims in words.
 
-The table is plain HTML, whole without a script; ``book/_static/ledger.js`` adds the controls' behaviour.
+It is plain HTML that unfolds without a script; ``book/_static/ledger.js`` adds search, filters and addresses.
 """
 
 import json
@@ -13,9 +13,9 @@ import pandas as pd
 
 from fourfold.judging import card, records, rule
 from fourfold.judging.records import Record
-from fourfold.recorded import evidence, executed, sources
+from fourfold.recorded import evidence, executed, sources, survival
 
-COLUMNS = ("Part", "Paper", "Claim", "Statement", "Verdict", "Evidence", "Full run")
+COLUMNS = ("Claim", "Statement", "Expected", "Verdict", "Evidence", "Without its mechanism", "Full run")
 
 
 def claims() -> pd.DataFrame:
@@ -31,7 +31,8 @@ def claims() -> pd.DataFrame:
         tier: {r.slug: run for r in everything if (run := evidence.load(r.slug, tier))}
         for tier in evidence.TIERS
     }
-    return collect(everything, built, tiers["recorded"], tiers["full"], failed)
+    mutated = {record.slug: survival.read(record.slug) for record in everything}
+    return collect(everything, built, tiers["recorded"], tiers["full"], failed, mutated)
 
 
 def collect(
@@ -40,6 +41,7 @@ def collect(
     seeded: Mapping[str, dict],
     full: Mapping[str, dict],
     failed: Collection[str] = (),
+    mutated: Mapping[str, Mapping[str, survival.Outcome]] | None = None,
 ) -> pd.DataFrame:
     """Every claim of every paper, one row each.
 
@@ -49,11 +51,13 @@ def collect(
         seeded: slug -> run of twenty seeds as `fourfold.recorded.evidence.load` returns it, with ``stale``.
         full: slug -> likewise its full run.
         failed: slugs of the chapters that did not run to their end.
+        mutated: slug -> claim -> what became of it without its mechanism.
 
     Returns:
-        Columns part, paper, slug, claim, kind, statement, expected (the word), verdict, before (the word it
-        had last), evidence, measured, stale (what changed since its seeds were recorded), full (the full
-        run's verdict), full_stale.
+        Columns part, name, paper (its title), slug, claim, kind, statement, expected (the word), verdict,
+        before (the word it had last), evidence, mutation (the verdict of what was reproduced, without its
+        mechanism), measured, stale (what changed since its seeds were recorded), full (the full run's
+        verdict), full_stale.
 
     Raises:
         ValueError: if a chapter ran and a claim with criteria was never judged, or was judged twice.
@@ -71,6 +75,7 @@ def collect(
         run = full.get(record.slug, nothing)
         at_full = {face["claim"]: face for face in run["verdicts"]}
         unjudged = rule.FAILED if record.slug in failed else rule.UNJUDGED
+        without = (mutated or {}).get(record.slug, {})
         for claim in record.claims:
             face = judged.get(claim.id)
             word = face["verdict"] if face else unjudged
@@ -79,6 +84,7 @@ def collect(
             rows.append(
                 {
                     "part": record.part,
+                    "name": record.name,
                     "paper": record.title,
                     "slug": record.slug,
                     "claim": claim.id,
@@ -88,6 +94,9 @@ def collect(
                     "verdict": word,
                     "before": claim.before[-1].word if claim.before else "",
                     "evidence": " + ".join(claim.evidence) if face else "",
+                    "mutation": without[claim.id]["word"]
+                    if word == "reproduced" and claim.id in without
+                    else "",
                     "measured": "; ".join(f["shown"] for f in face["findings"] if f["role"] == "criterion")
                     if face
                     else "",
@@ -150,53 +159,48 @@ def counts(table: pd.DataFrame) -> str:
             for word in words(table)
         )
         lines.append(f"<tr><th scope='row'>{part}</th><td>{rows.slug.nunique()}</td>{cells}</tr>")
-    return _scrolled(
+    return scrolled(
         "Claims per part and verdict",
         "<table class='counts'><thead><tr><th scope='col'>Part</th><th scope='col'>Chapters and papers</th>"
         f"{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>",
     )
 
 
-def strip(table: pd.DataFrame) -> str:
-    """Every paper one line, every claim one square, coloured and signed by its verdict. HTML."""
+def papers(table: pd.DataFrame) -> str:
+    """The controls, and all papers by part. HTML."""
     legend = "".join(f"<li>{_square(word)} {word}</li>" for word in words(table))
+    head = "".join(f"<th scope='col'>{name}</th>" for name in COLUMNS)
     parts = []
     for part in records.PARTS:
-        lines = "".join(
-            f"<li>{_name(str(rows.paper.iloc[0]))}"
-            f"<span class='claims'>{''.join(map(_claim_square, rows.itertuples()))}</span></li>"
-            for _, rows in table[table.part == part].groupby("slug", sort=False)
-        )
-        parts.append(f"<section><h3>{part.capitalize()}</h3><ul>{lines}</ul></section>")
-    return f"<div class='strip'><ul class='legend'>{legend}</ul>{''.join(parts)}</div>"
-
-
-def rows(table: pd.DataFrame) -> str:
-    """The controls and the table of all claims. HTML."""
+        of_part = table[table.part == part].groupby("slug", sort=False)
+        lines = "".join(_paper(list(rows.itertuples()), head) for _, rows in of_part)
+        parts.append(f"<section><h3>{part.capitalize()}</h3>{lines}</section>")
     return (
-        f"{_controls(table)}"
-        + _scrolled(
-            "All claims",
-            f"<table class='ledger'><thead><tr>{''.join(map(_heading, COLUMNS))}</tr></thead>"
-            f"<tbody>{''.join(map(_row, table.itertuples()))}</tbody></table>",
-        )
-        + "<p>The whole table as <a href='../downloads/ledger.csv' download>CSV</a> or "
+        f"<ul class='legend'>{legend}</ul>{_controls(table)}<div class='papers'>{''.join(parts)}</div>"
+        "<p>All of it as <a href='../downloads/ledger.csv' download>CSV</a> or "
         "<a href='../downloads/ledger.json' download>JSON</a>.</p>"
     )
 
 
-def short(title: str) -> str:
-    """A paper's name for itself, if its title starts with one."""
-    name = title.split(":")[0]
-    return name if len(name) <= 60 else title
+def _paper(claims: Sequence[Any], head: str) -> str:
+    """A paper's line, which opens its claims."""
+    first = claims[0]
+    line = "".join(map(_claim_square, claims))
+    name = f"<span class='name' title='{escape(first.paper, quote=True)}'>{escape(first.name)}</span>"
+    label = f"Claims of {escape(first.name, quote=True)}"
+    rows = "".join(map(_row, claims))
+    table = f"<table class='ledger'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return (
+        f"<details data-part='{first.part}' data-paper='{first.slug}'>"
+        f"<summary>{name}<span class='claims'>{line}</span></summary>"
+        f"<p class='title'>{escape(first.paper)}</p>{scrolled(label, table)}</details>"
+    )
 
 
 def _controls(table: pd.DataFrame) -> str:
     verdicts = _options(words(table))
-    titles = table.drop_duplicates("slug").set_index("slug").paper
-    papers = "".join(
-        f"<option value='{slug}'>{escape(short(title))}</option>" for slug, title in titles.items()
-    )
+    names = table.drop_duplicates("slug").set_index("slug").name
+    papers = "".join(f"<option value='{slug}'>{escape(name)}</option>" for slug, name in names.items())
     return (
         "<form class='ledger-controls' role='search' aria-label='Find claims'>"
         "<label>Search <input type='search' name='search' autocomplete='off'></label>"
@@ -215,23 +219,20 @@ def _options(words: Iterable[str]) -> str:
     return "<option value=''>all</option>" + "".join(f"<option>{word}</option>" for word in words)
 
 
-def _heading(name: str) -> str:
-    return f"<th scope='col'><button type='button'>{name}</button></th>"
-
-
 def _row(claim: Any) -> str:
     place = f"{claim.slug}-{claim.claim}"
     measured = f"<small>measured: {escape(claim.measured)}</small>" if claim.measured else ""
     full = f"{_word(claim.full)}{_old(claim.full_stale)}" if claim.full else "–"
     before = f"<small>was {claim.before}</small>" if claim.before not in ("", claim.verdict) else ""
+    expected, mutation = (_word(word) if word else "–" for word in (claim.expected, claim.mutation))
     return (
-        f"<tr id='{place}' data-part='{claim.part}' data-paper='{claim.slug}' data-verdict='{claim.verdict}' "
+        f"<tr id='{place}' data-verdict='{claim.verdict}' "
         f"data-full='{claim.full or 'none'}'{' data-stale' if claim.full_stale else ''}>"
-        f"<td>{claim.part}</td><td>{escape(short(claim.paper))}</td>"
         f"<td>{_to_chapter(claim, claim.claim)} <a class='permalink' href='#{place}' "
-        f"aria-label='Link to {claim.claim} in this table'>#</a></td>"
-        f"<td>{escape(claim.statement)}{measured}</td><td>{_word(claim.verdict)}{before}{_old(claim.stale)}</td>"
-        f"<td>{claim.evidence or '–'}</td><td>{full}</td></tr>"
+        f"aria-label='Link to {claim.claim}'>#</a></td>"
+        f"<td>{escape(claim.statement)}{measured}</td><td>{expected}</td>"
+        f"<td>{_word(claim.verdict)}{before}{_old(claim.stale)}</td>"
+        f"<td>{claim.evidence or '–'}</td><td>{mutation}</td><td>{full}</td></tr>"
     )
 
 
@@ -250,18 +251,17 @@ def _address(claim: Any) -> str:
     return page if claim.verdict == rule.FAILED else f"{page}#{claim.slug}-{claim.claim}"
 
 
+def squares(table: pd.DataFrame) -> str:
+    """Claims as squares, each coloured and signed by its verdict, that open their cards. HTML."""
+    return "".join(map(_claim_square, table.itertuples()))
+
+
 def _claim_square(claim: Any) -> str:
     word = claim.verdict
     return (
-        f"<a class='square {card.css(word)}' href='{_address(claim)}' "
-        f"title='{claim.claim}: {escape(claim.statement, quote=True)}'>"
-        f"<span aria-hidden='true'>{rule.SYMBOLS[word]}</span>"
-        f"<span class='visually-hidden'>{claim.claim} {word}</span></a>"
+        f"<a class='square {card.css(word)}' href='{_address(claim)}' aria-label='{claim.claim} {word}' "
+        f"title='{claim.claim}: {escape(claim.statement, quote=True)}'>{rule.SYMBOLS[word]}</a>"
     )
-
-
-def _name(title: str) -> str:
-    return f"<span title='{escape(title, quote=True)}'>{escape(short(title))}</span>"
 
 
 def _square(word: str) -> str:
@@ -279,6 +279,6 @@ def _view(count: int, part: str, verdict: str) -> str:
     return f"<a href='?{urlencode(query)}#every-claim'>{count}</a>"
 
 
-def _scrolled(label: str, inside: str) -> str:
+def scrolled(label: str, inside: str) -> str:
     """A wide table scrolls inside its own box, by keyboard too."""
     return f"<div class='scroll' tabindex='0' role='region' aria-label='{label}'>{inside}</div>"

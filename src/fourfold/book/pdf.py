@@ -26,6 +26,8 @@ from fourfold.judging.records import ROOT
 TARGET = html.HTML / "fourfold.pdf"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 MARGIN: PdfMargins = {"top": "16mm", "bottom": "18mm", "left": "16mm", "right": "16mm"}
+SCALE = 0.75
+"""Text of 9 points, and a sheet as wide as a screen: a card's rows stay rows."""
 FOOT = """<div style="width:100%; font:8px sans-serif; text-align:center; color:#555">
 <span class="pageNumber"></span></div>"""
 CONTENTS = """<!doctype html><html lang="en"><meta charset="utf-8"><style>
@@ -68,7 +70,7 @@ def printed(browser: Browser, address: str, **more: Any) -> PdfReader:
     page = browser.new_page(color_scheme="light")
     page.goto(address)
     page.evaluate("window.MathJax?.startup?.promise")
-    sheets = page.pdf(format="A4", margin=MARGIN, **more)
+    sheets = page.pdf(format="A4", margin=MARGIN, scale=SCALE, **more)
     page.close()
     return PdfReader(io.BytesIO(sheets))
 

@@ -31,6 +31,7 @@ from fourfold.hybrids import (
     dhvt,
     duoformer,
     glmix,
+    h_denseunet,
     hyena_nd,
     inceptionnext,
     polyphase_vit,
@@ -206,6 +207,13 @@ class OnSquare(nn.Module):
         return rearrange(mixed, "b (h w) c -> b c h w", h=grid)[..., :height, :width]
 
 
+def dense_layers(dim: int, sides: Sides, index: int) -> nn.Module:
+    """H-DenseUNet: two dense layers of its network for slices, and a 1 x 1 convolution back to the width."""
+    growth = dim // 4
+    block = h_denseunet.DenseUNet(h_denseunet.fitting(dim, growth, (2,))).blocks[0]
+    return nn.Sequential(block, nn.Conv2d(dim + 2 * growth, dim, 1))
+
+
 class MLP(nn.Module):
     """``dim -> hidden -> dim`` at every token."""
 
@@ -282,6 +290,10 @@ ARMS: dict[str, Arm] = {
         lambda dim, sides, _: OnSquare(dim, sides),
         partial(Stem, positions=True),
         note="order 2, four directions; learned positions; the canvas is padded to a square",
+    ),
+    "H-DenseUNet": Arm(
+        dense_layers,
+        note="a digit has no third axis, so only the network for slices enters: two dense layers a block",
     ),
     "InceptionNeXt": Arm(
         lambda dim, *_: inceptionnext.InceptionDWConv2d(dim),

@@ -13,9 +13,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fourfold.figures.style import INK
+from fourfold.figures.style import DPI, INK
 
-DPI = 90
 _FACELESS = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 

@@ -29,6 +29,8 @@ MAGNITUDE = "cividis"
 SIGNED = "RdBu_r"
 INK = "#1f2329"
 
+DPI = 90
+"""Of PNGs. Figures are laid out at it: letters are not as wide at another."""
 WIDTH = 7.0
 """Inches: the width of the text at 96 pixels an inch."""
 
@@ -77,7 +79,7 @@ def canvas(
 
     ``height`` is in inches, by default 3.2 a row; ``layout`` goes to matplotlib's ``Figure.subplots``.
     """
-    figure = Figure(figsize=(WIDTH, 3.2 * rows if height is None else height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.2 * rows if height is None else height), dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **layout)
     return figure, axes[0] if rows == 1 else axes
 
@@ -103,6 +105,8 @@ def legend(figure: Figure, axes: Any = None) -> None:
 def settle(figure: Figure) -> None:
     """Lay a figure out once and for all: every face and every call draws the same."""
     if figure.get_layout_engine() is not None:
+        # Once to see how wide things are, once more for those that a picture's shape then made narrower.
+        figure.draw_without_rendering()
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
 

@@ -7,6 +7,7 @@ its 95 % interval, the one the judge uses.
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -36,8 +38,11 @@ from fourfold.judging.rule import mean_interval
 LETTER = 0.085
 """Width of a letter of an axis' name, inches."""
 
-Threshold = float | Mapping[str, float] | None
-"""Where a claim is decided: one value for all panels, or panel -> value."""
+Threshold = float | Sequence[float] | Mapping[str, float] | None
+"""Dotted lines, where a claim is decided: one value or several for all panels, or panel -> value."""
+
+Limits = tuple[float | None, float | None]
+"""The ends of an axis; None leaves one to the data."""
 
 
 def interval(values: pd.Series) -> tuple[float, float]:
@@ -92,6 +97,8 @@ def seeds(
     hue: str | None = None,
     panel: str | None = None,
     at: Threshold = None,
+    at_text: str = "threshold",
+    limits: Limits | Mapping[str, Limits] | None = None,
     log: bool = False,
 ) -> Figure:
     """Every seed a dot, with mean and interval, a row for each ``by``.
@@ -103,6 +110,8 @@ def seeds(
         hue: a second distinction within a row, by colour; several in one row stand below one another.
         panel: a third one, side by side.
         at: the threshold, a dotted line.
+        at_text: what the dotted line is.
+        limits: the ends of the axis of the value, for all panels or panel -> ends.
         log: whether the axis is logarithmic.
     """
     _columns(frame, value, by, hue, panel)
@@ -134,7 +143,17 @@ def seeds(
             places = np.asarray(line.get_xdata(), float)
             if len(places) and np.isnan(places).all():
                 line.remove()
-        _finish(axes, name, x=value, y="", log="x" if log else "", at=at, axis="x")
+        _finish(
+            axes,
+            name,
+            x=value,
+            y="",
+            log="x" if log else "",
+            at=at,
+            at_text=at_text,
+            axis="x",
+            limits=limits,
+        )
     legend(figure)
     return figure
 
@@ -146,10 +165,15 @@ def lines(
     *,
     by: str | None = None,
     panel: str | None = None,
-    log: str = "",
+    row: str | None = None,
+    each: str | None = None,
+    log: str | Mapping[str, str] = "",
     fit: bool = False,
     markers: bool | None = None,
     at: Threshold = None,
+    at_text: str = "threshold",
+    at_x: Mapping[str, float] | None = None,
+    limits: Limits | Mapping[str, Limits] | None = None,
     sharey: bool = True,
 ) -> Figure:
     """Curves of means with a band for the interval over seeds; told apart by colour, mark and dash.
@@ -160,20 +184,31 @@ def lines(
         y: what was measured, with its unit.
         by: the curve, at most seven.
         panel: another distinction, side by side.
-        log: the logarithmic axes, such as ``"xy"``.
+        row: a third one, panels below one another.
+        each: a column whose values have a thin curve each, in place of the mean.
+        log: the logarithmic axes, such as ``"xy"``, for all panels or panel -> axes.
         fit: whether to draw each curve's power law, its exponent in the legend, instead of joining points.
         markers: whether points are marked; by default where a curve has at most 20.
         at: a level of y, a dotted line.
+        at_text: what the dotted line is.
+        at_x: dotted lines across the x axis, by name.
+        limits: the ends of the y axis, for all panels or panel -> ends.
         sharey: whether panels have one scale.
     """
-    _columns(frame, x, y, by, panel)
-    figure, panels = _panels(frame, panel, height=3.5, sharey=sharey)
+    _columns(frame, x, y, by, panel, row, each)
+    figure, panels = _panels(frame, panel, height=3.5, sharey=sharey, row=row)
     if markers is None:
         markers = frame[x].nunique() <= 20
     names = _told_apart(frame, by)
     for name, axes, part in panels:
         shown = [n for n in names if (part[by] == n).any()] if by else []
-        look: dict[str, Any] = {"x": x, "y": y, "ax": axes, "errorbar": interval, "err_kws": {"alpha": 0.18}}
+        look: dict[str, Any] = {"x": x, "y": y, "ax": axes, "markeredgewidth": 0}
+        if each:
+            look |= {"units": each, "estimator": None, "linewidth": 0.8, "markersize": 4, "alpha": 0.7}
+        else:
+            look |= {"errorbar": interval, "err_kws": {"alpha": 0.18}}
+            if frame[x].nunique() > 40:
+                look |= {"markersize": 3.5, "linewidth": 1.2}
         if by:
             place = [names.index(n) for n in shown]
             look |= {
@@ -190,12 +225,15 @@ def lines(
         if fit:
             _power_laws(part, x, y, by, names, axes)
         else:
-            seaborn.lineplot(part, **look, markeredgewidth=0)
-        _finish(axes, name, x=x, y=y, log=log, at=at, axis="y")
-        if "x" in log and frame[x].nunique() <= 8:
-            places = sorted(frame[x].unique())
-            axes.set_xticks(places, [f"{place:g}" for place in places])
-            axes.set_xticks([], minor=True)
+            seaborn.lineplot(part, **look)
+        logarithmic = log.get(name, "") if isinstance(log, Mapping) else log
+        _finish(
+            axes, name, x=x, y=y, log=logarithmic, at=at, at_text=at_text, axis="y", at_x=at_x, limits=limits
+        )
+        if "x" in logarithmic:
+            _name_places(axes, sorted(part[x].unique()))
+    if row is not None:
+        _name_rows(figure, _order(frame[row]), y, titled=panel is None)
     legend(figure)
     return figure
 
@@ -223,23 +261,35 @@ def points(
     by: str | None = None,
     text: str | None = None,
     panel: str | None = None,
+    rings: bool = False,
     log: str = "",
     at: Threshold = None,
+    at_text: str = "threshold",
+    at_x: Mapping[str, float] | None = None,
     sharey: bool = True,
 ) -> Figure:
-    """A dot for every row, told apart by ``by`` in colour and mark; the column ``text`` is written beside."""
+    """A dot for every row, told apart by ``by`` in colour and mark; the column ``text`` is written beside.
+
+    With ``rings`` the first of ``by``, such as what was published, are rings: a dot that agrees sits in one.
+    """
     _columns(frame, x, y, by, text, panel)
     figure, panels = _panels(frame, panel, height=3.5, sharey=sharey)
     names = _told_apart(frame, by) or [None]
     for name, axes, part in panels:
         for i, group in enumerate(names):
             rows = part if group is None else part[part[by] == group]
-            axes.plot(rows[x], rows[y], MARKERS[i], color=COLOURS[i], label=str(group), alpha=0.85)
+            look: dict[str, Any] = {"marker": MARKERS[i], "alpha": 0.85}
+            if rings:
+                look = {"marker": "o", "markersize": 13, "fillstyle": "none"} if i == 0 else {"marker": "o"}
+            axes.plot(rows[x], rows[y], color=COLOURS[i], label=str(group), linestyle="none", **look)
             for _, row in rows.iterrows() if text else ():
+                aside = (9, 5) if rings else (5, 4)
                 axes.annotate(
-                    str(row[text]), (row[x], row[y]), xytext=(5, 4), textcoords="offset points", fontsize=8.5
+                    str(row[text]), (row[x], row[y]), xytext=aside, textcoords="offset points", fontsize=8.5
                 )
-        _finish(axes, name, x=x, y=y, log=log, at=at, axis="y")
+        if text:
+            axes.margins(x=0.12)
+        _finish(axes, name, x=x, y=y, log=log, at=at, at_text=at_text, axis="y", at_x=at_x)
     if by:
         legend(figure)
     return figure
@@ -276,16 +326,19 @@ def bars(
         )
         for bar in (bar for container in axes.containers for bar in container):
             spans = [np.asarray(line.get_xdata(), float) for line in axes.lines if _meets(line, bar)]
-            end = max([bar.get_width(), *(span.max() for span in spans)])
+            left = bar.get_width() < 0
+            ends = [bar.get_width(), *(span.min() if left else span.max() for span in spans)]
+            end = min(ends) if left else max(ends)
             place: dict[str, Any] = {
-                "xytext": (4, 0),
+                "xytext": (-4 if left else 4, 0),
                 "textcoords": "offset points",
+                "ha": "right" if left else "left",
                 "va": "center",
                 "fontsize": 8.5,
             }
             middle = bar.get_y() + bar.get_height() / 2
             axes.annotate(form.format(bar.get_width()), (end, middle), color=INK, **place)
-        axes.margins(x=0.14)
+        axes.margins(x=0.1 + 0.05 * len(panels))
         axes.grid(False, axis="y")
         _finish(axes, name, x=value, y="", log="", at=at, axis="x")
     legend(figure)
@@ -298,81 +351,111 @@ def _meets(line: Line2D, bar: Rectangle) -> bool:
     return len(y) > 0 and bool(bar.get_y() <= y.mean() <= bar.get_y() + bar.get_height())
 
 
+Scale = str | tuple[float, float]
+"""``"shared"``, ``"each"``, ``"row"``, or (lowest, highest)."""
+
+
 def pictures(
     images: Mapping[str, Any] | Mapping[str, Mapping[str, Any]],
     *,
-    scale: str | tuple[float, float] = "shared",
-    colours: str = "gray",
-    unit: str = "",
+    scale: Scale | Mapping[str, Scale] = "shared",
+    colours: str | Mapping[str, str] = "gray",
+    unit: str | Mapping[str, str] = "",
     columns: int | None = None,
 ) -> Figure:
     """Images side by side with their titles: title -> picture, or row -> title -> picture.
 
+    Scale and colours may each be a mapping from row or title to its own, unit one from row. Titles that stand
+    above already are not repeated.
+
     Args:
-        images: pictures (height, width) of any real values, or (height, width, 3) in 0..1; a row may lack
-            some of the titles.
+        images: pictures (height, width) of any real values, nan where there is nothing, or (height, width,
+            3) in 0..1; a row may lack some of the titles.
         scale: ``"shared"`` by all, ``"each"`` its own, ``"row"`` shared within a row, or (lowest, highest).
         colours: matplotlib's colour map; `style.SIGNED` is centred at zero.
-        unit: what the values are; named beside a colour bar if one scale serves all.
+        unit: what the values are; named beside a colour bar if one scale serves all, or the row.
         columns: pictures in a row of a plain mapping.
     """
     rows = _rows(images, columns)
     width = max(map(len, rows.values()))
-    side = min(WIDTH / width, 2.6)
-    tall = [side * max(p.shape[0] / p.shape[1] for p in row.values()) + 0.32 for row in rows.values()]
+    side = min((WIDTH - (0.8 if unit else 0)) / width, 2.6)
+    names = [[_wrapped(title, side) for title in row] for row in rows.values()]
+    titled = [r == 0 or names[r] != names[r - 1] for r in range(len(rows))]
+    tall = []
+    for r, row in enumerate(rows.values()):
+        lines_above = 1 + max(name.count("\n") for name in names[r]) if titled[r] else 0
+        tall.append(side * max(p.shape[0] / p.shape[1] for p in row.values()) + 0.06 + 0.17 * lines_above)
     figure, axes = canvas(width, len(rows), height=sum(tall) + (0.1 if unit else 0), height_ratios=tall)
     axes = np.atleast_2d(axes)
     limits = _limits(rows, scale, colours)
-    drawn = None
+    bars: list[tuple[Any, Any, str]] = []
     for r, (label, row) in enumerate(rows.items()):
-        for c in range(width):
-            place = axes[r, c]
+        drawn = None
+        for place in axes[r]:
             place.set_axis_off()
-            if c >= len(row):
-                continue
-            title, picture = list(row.items())[c]
-            low, high = limits[r][c]
-            drawn = place.imshow(np.asarray(picture, dtype=float), cmap=colours, vmin=low, vmax=high)
-            place.set_title(title, fontsize=9)
+        for c, ((title, picture), (low, high)) in enumerate(zip(row.items(), limits[r], strict=True)):
+            place = axes[r, c]
+            values = np.asarray(picture, dtype=float)
+            drawn = place.imshow(values, cmap=_own(colours, label, title, "gray"), vmin=low, vmax=high)
+            if titled[r]:
+                place.set_title(names[r][c], fontsize=9)
         if label:
             edge = {"transform": axes[r, 0].transAxes, "ha": "right", "va": "center", "fontsize": 9.5}
             axes[r, 0].text(-0.04, 0.5, label, rotation=90, **edge)
-    if unit and drawn is not None and scale not in ("each", "row"):
-        bar = figure.colorbar(drawn, ax=axes, shrink=0.75, aspect=28, pad=0.02)
-        bar.set_label(unit)
-        bar.outline.set_visible(False)
+        if isinstance(unit, Mapping) and label in unit:
+            bars.append((drawn, axes[r], unit[label]))
+    if isinstance(unit, str) and unit and scale not in ("each", "row"):
+        bars = [(drawn, axes, unit)]
+    for drawn, places, words in bars:
+        thick = {"aspect": 28, "shrink": 0.75} if places is axes else {"aspect": 12}
+        figure.colorbar(drawn, ax=places, pad=0.02, label=words, **thick).outline.set_visible(False)
     return figure
 
 
 def heatmap(
-    table: pd.DataFrame, *, label: str, signed: bool = False, numbers: str | None = None, ticks: int = 12
+    table: pd.DataFrame | Mapping[str, pd.DataFrame],
+    *,
+    label: str,
+    signed: bool = False,
+    log: bool = False,
+    numbers: str | None = None,
+    ticks: int = 12,
 ) -> Figure:
     """A table as a map of colours: its index runs up the y axis, its columns along x, under their names.
 
-    ``label`` says what the cells are; ``numbers`` is the format in which each cell shows its own, such as
-    ``".2f"``; ``ticks`` limits how many places are named along an axis.
+    Several tables, by title, stand side by side on one scale and share their y axis. ``label`` says what the
+    cells are, ``log`` that their colours are logarithmic; ``numbers`` is the format in which each cell shows
+    its own, such as ``".2f"``; ``ticks`` limits how many places are named along an axis. Cells that are nan
+    stay empty.
     """
-    height = min(5.5, 1.2 + 0.32 * len(table) if len(table) <= 14 else 4.2)
-    figure, (axes,) = canvas(height=height)
-    values = table.to_numpy(dtype=float)
-    largest = float(np.nanmax(np.abs(values)))
-    seaborn.heatmap(
-        table,
-        ax=axes,
-        cmap=SIGNED if signed else MAGNITUDE,
-        vmin=-largest if signed else None,
-        vmax=largest if signed else None,
-        annot=numbers is not None,
-        fmt=numbers or "",
-        annot_kws={"fontsize": 8.5},
-        cbar_kws={"label": label},
-        xticklabels=max(1, -(-table.shape[1] // ticks)),
-        yticklabels=max(1, -(-table.shape[0] // ticks)),
-        rasterized=table.size > 400,
-    )
-    axes.invert_yaxis()
-    axes.grid(False)
-    axes.tick_params(length=0, rotation=0)
+    tables = table if isinstance(table, Mapping) else {"": table}
+    rows = max(map(len, tables.values()))
+    height = min(5.5, 1.2 + 0.32 * rows if rows <= 14 else 4.2)
+    figure, panels = canvas(len(tables), height=height, sharey=True)
+    values = np.concatenate([part.to_numpy(dtype=float).ravel() for part in tables.values()])
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if signed:
+        low, high = -max(-low, high), max(-low, high)
+    for axes, (title, part) in zip(panels, tables.items(), strict=True):
+        seaborn.heatmap(
+            part,
+            ax=axes,
+            cmap=SIGNED if signed else MAGNITUDE,
+            norm=LogNorm(low, high) if log else Normalize(low, high),
+            annot=numbers is not None,
+            fmt=numbers or "",
+            annot_kws={"fontsize": 8.5},
+            cbar=False,
+            xticklabels=max(1, -(-part.shape[1] // ticks)),
+            yticklabels=max(1, -(-part.shape[0] // ticks)),
+            rasterized=part.size > 400,
+        )
+        axes.set(title=title, ylabel=axes.get_ylabel() if axes is panels[0] else "")
+        axes.grid(False)
+        axes.tick_params(length=0, rotation=0)
+    panels[0].invert_yaxis()
+    bar = figure.colorbar(panels[0].collections[0], ax=panels, label=label, pad=0.02, aspect=28)
+    bar.outline.set_visible(False)
     return figure
 
 
@@ -406,9 +489,18 @@ def _columns(frame: pd.DataFrame, *named: str | None) -> None:
 
 
 def _panels(
-    frame: pd.DataFrame, panel: str | None, *, height: float, sharey: bool
+    frame: pd.DataFrame, panel: str | None, *, height: float, sharey: bool, row: str | None = None
 ) -> tuple[Figure, list[tuple[str, Axes, pd.DataFrame]]]:
-    """A figure with a panel for each value of a column: (title, axes, its rows)."""
+    """A figure with a panel for each value of a column, or of two: (title, axes, its rows)."""
+    if row is not None:
+        across, down = _order(frame[panel]) if panel else [None], _order(frame[row])
+        share: Any = True if sharey else "row"
+        figure, axes = canvas(len(across), len(down), height=2.6 + 0.8 * len(down), sharex=True, sharey=share)
+        found = []
+        for place, (r, c) in zip(axes.flat, product(down, across), strict=True):
+            part = frame[(frame[row] == r) & ((frame[panel] == c) if panel else True)]
+            found.append((str(c if panel else r), place, part))
+        return figure, found
     if panel is None:
         figure, axes = canvas(height=height)
         return figure, [("", axes[0], frame)]
@@ -417,8 +509,35 @@ def _panels(
     return figure, [(str(n), a, frame[frame[panel] == n]) for n, a in zip(names, axes, strict=True)]
 
 
-def _finish(axes: Axes, title: str, *, x: str, y: str, log: str, at: Threshold, axis: str) -> None:
-    axes.set_title(title, pad=14 if at is not None and axis == "x" else None)
+def _name_rows(figure: Figure, names: Sequence[Any], y: str, *, titled: bool) -> None:
+    """What stands once in rows of panels: titles above, x below, the rows' names at the left; y for all."""
+    for axes in figure.axes:
+        spec = axes.get_subplotspec()
+        if spec is None:
+            continue
+        axes.set_ylabel(str(names[spec.rowspan.start]) if spec.is_first_col() and not titled else "")
+        if not spec.is_last_row():
+            axes.set_xlabel("")
+        if not spec.is_first_row() and not titled:
+            axes.set_title("")
+    figure.supylabel(y, fontsize=10)
+
+
+def _finish(
+    axes: Axes,
+    title: str,
+    *,
+    x: str,
+    y: str,
+    log: str,
+    at: Threshold,
+    axis: str,
+    at_text: str = "threshold",
+    at_x: Mapping[str, float] | None = None,
+    limits: Limits | Mapping[str, Limits] | None = None,
+) -> None:
+    above = at_x or (at is not None and axis == "x" and at_text)
+    axes.set_title(title, pad=14 if above else None)
     spec = axes.get_subplotspec()
     panels = 1 if spec is None else spec.get_gridspec().ncols
     axes.set_xlabel(textwrap.fill(x, int((WIDTH / panels - 0.3) / LETTER)))
@@ -431,9 +550,15 @@ def _finish(axes: Axes, title: str, *, x: str, y: str, log: str, at: Threshold, 
     if "y" in log:
         axes.set_yscale("log")
         _name_decades(axes.yaxis, *axes.get_ylim())
-    value = at.get(title) if isinstance(at, Mapping) else at
-    if value is not None:
-        threshold(axes, value, axis=axis)
+    ends = limits.get(title) if isinstance(limits, Mapping) else limits
+    if ends is not None:
+        axes.set(**{f"{axis}lim": ends})
+    level = at.get(title) if isinstance(at, Mapping) else at
+    for value in level if isinstance(level, Sequence) else [level]:
+        if value is not None:
+            threshold(axes, value, at_text, axis=axis)
+    for text, place in (at_x or {}).items():
+        threshold(axes, place, text)
 
 
 def _name_decades(axis: Axis, low: float, high: float) -> None:
@@ -442,6 +567,16 @@ def _name_decades(axis: Axis, low: float, high: float) -> None:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.set_minor_locator(NullLocator())
+
+
+def _name_places(axes: Axes, places: Sequence[float]) -> None:
+    """A tick at each place of a logarithmic x axis, in plain numbers, if there is room for their names."""
+    names = [f"{place:g}" for place in places]
+    spec = axes.get_subplotspec()
+    width = WIDTH / (1 if spec is None else spec.get_gridspec().ncols) - 0.6
+    if places[-1] < 1e4 * places[0] and sum(len(name) + 1.5 for name in names) * LETTER < width:
+        axes.set_xticks(places, names)
+        axes.set_xticks([], minor=True)
 
 
 def _shares_y(axes: Axes) -> bool:
@@ -459,23 +594,41 @@ def _rows(images: Mapping[str, Any], columns: int | None) -> dict[str, dict[str,
     return {" " * (i // width): dict(titled[i : i + width]) for i in range(0, len(titled), width)}
 
 
+def _wrapped(title: str, width: float) -> str:
+    """A picture's title in lines that its width in inches has room for."""
+    return "\n".join(textwrap.fill(line, max(8, int(width / 0.08))) for line in title.split("\n"))
+
+
+def _own(given: Any, row: str, title: str, otherwise: Any) -> Any:
+    """What is given for all pictures, or in a mapping for one: by its title, else by its row."""
+    return given.get(title, given.get(row, otherwise)) if isinstance(given, Mapping) else given
+
+
 def _limits(
-    rows: Mapping[str, Mapping[str, np.ndarray]], scale: str | tuple[float, float], colours: str
+    rows: Mapping[str, Mapping[str, np.ndarray]],
+    scale: Scale | Mapping[str, Scale],
+    colours: str | Mapping[str, str],
 ) -> list[list[tuple[float, float]]]:
     """(lowest, highest) of every picture of every row."""
 
-    def span(pictures: Sequence[np.ndarray]) -> tuple[float, float]:
-        low = min(float(np.nanmin(p)) for p in pictures)
-        high = max(float(np.nanmax(p)) for p in pictures)
-        return (-max(-low, high), max(-low, high)) if colours == SIGNED else (low, high)
+    def look(row: str, title: str) -> tuple[Scale, str]:
+        return _own(scale, row, title, "row"), _own(colours, row, title, "gray")
 
-    if not isinstance(scale, str):
-        return [[scale] * len(row) for row in rows.values()]
-    if scale == "each":
-        return [[span([p]) for p in row.values()] for row in rows.values()]
-    if scale == "row":
-        return [[span(list(row.values()))] * len(row) for row in rows.values()]
-    if scale != "shared":
-        raise ValueError(f"scale must be 'shared', 'each', 'row' or (lowest, highest), got {scale!r}")
-    whole = span([p for row in rows.values() for p in row.values()])
-    return [[whole] * len(row) for row in rows.values()]
+    def span(row: str, title: str) -> tuple[float, float]:
+        how, colour = look(row, title)
+        if not isinstance(how, str):
+            return how
+        if how not in ("shared", "each", "row"):
+            raise ValueError(f"scale must be 'shared', 'each', 'row' or (lowest, highest), got {how!r}")
+        sharing = [
+            picture
+            for r, pictures in rows.items()
+            for t, picture in pictures.items()
+            if (r, t) == (row, title)
+            or (how != "each" and look(r, t) == (how, colour) and (how == "shared" or r == row))
+        ]
+        low = min(float(np.nanmin(picture)) for picture in sharing)
+        high = max(float(np.nanmax(picture)) for picture in sharing)
+        return (-max(-low, high), max(-low, high)) if colour == SIGNED else (low, high)
+
+    return [[span(row, title) for title in pictures] for row, pictures in rows.items()]

@@ -29,6 +29,8 @@ class Verdict:
     """What of the paper's abstract the claim carries."""
     mutation: str = ""
     """What became of it without its mechanism, in a sentence; empty if that was not tried."""
+    replicated: str = ""
+    """Whether runs of readers agree, in a sentence; empty if there is none."""
 
     @property
     def spot_checks(self) -> list[SpotCheck]:
@@ -40,7 +42,8 @@ class Verdict:
             f"{self.claim.id} {self.word}: {self.reason}",
             *(f"  {finding}" for finding in self.findings),
         ]
-        return "\n".join([*lines, *(f"  {words}" for words in (self.mutation, self.basis) if words)])
+        about = (self.mutation, self.basis, self.replicated)
+        return "\n".join([*lines, *(f"  {words}" for words in about if words)])
 
     def to_html(self) -> str:
         """The card a reader sees; its numbers are rounded as in the text."""
@@ -68,6 +71,7 @@ class Verdict:
         return [
             self.mutation,
             self.basis,
+            self.replicated,
             f"Expected before the run that judges: {expected.word}. {expected.basis}" if expected else "",
             *(f"Until {earlier.date} it was {earlier.word}. {earlier.why}" for earlier in before),
         ]

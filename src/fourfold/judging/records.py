@@ -409,10 +409,12 @@ class Parameter(_Model):
 
 
 class Record(_Model):
-    """A paper: bibliography, claims, parameters. ``slug`` is its one name everywhere."""
+    """A paper: bibliography, claims, parameters. ``slug`` is its one name in all code and data."""
 
     slug: Name
     part: Part
+    name: Annotated[str, Field(min_length=2, max_length=24)]
+    """What the paper is called where its title has no room: its method's name, as a page's heading begins."""
     title: str
     authors: list[str] = Field(min_length=1)
     year: int = Field(ge=1960, le=2100)

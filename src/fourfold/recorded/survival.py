@@ -46,9 +46,9 @@ def fate(outcome: Outcome) -> str:
     """In a few words, whether the claim needed its mechanism."""
     if outcome["turned"]:
         return "turned"
-    # A few seeds may end in another word and yet lie within what the recorded ones make likely.
+    # A mutated run may end in another word and yet lie within what the recorded seeds make likely.
     survives = outcome["word"] == "reproduced"
-    return "it survives" if survives else "a few seeds cannot tell it from what is left"
+    return "it survives" if survives else "its seeds cannot tell it from what is left"
 
 
 def tell(verdict: card.Verdict, outcomes: Mapping[str, Outcome]) -> card.Verdict:
