@@ -10,7 +10,7 @@ from torch import nn
 from fourfold import cost, spectra, training
 from fourfold.compared import hybrids as compared
 from fourfold.compared.hybrids import ARMS, BUDGET, FAR, SQUARE, TASKS
-from fourfold.hybrids import dhvt, duoformer, glmix, polyphase_vit, tic
+from fourfold.hybrids import dhvt, duoformer, glmix, h_denseunet, polyphase_vit, tic
 from fourfold.recorded import benchmark
 
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -113,6 +113,12 @@ def test_trees_are_duoformers_own():
         nn.init.zeros_(projection.bias)
     theirs = tokenizer([nn.functional.avg_pool2d(x, 2), x])
     torch.testing.assert_close(trees.trees(x), theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_dense_layers_are_those_of_the_network_for_slices():
+    block, back = compared.dense_layers(8, SQUARE, 0)
+    assert [type(layer) for layer in block] == 2 * [h_denseunet.DenseLayer]
+    assert block(normal(2, 8, 6, 6)).shape == (2, back.in_channels, 6, 6)
 
 
 def test_hyena_on_a_square_map_is_the_layer_and_on_another_cuts_what_was_added():
