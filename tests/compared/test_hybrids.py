@@ -88,7 +88,10 @@ def test_polyvit_is_blind_to_circular_shifts_and_others_are_not():
     torch.testing.assert_close(logits, logits[:1].expand_as(logits), rtol=0, atol=1e-4)
     assert compared.consistency(built("PolyViT"), test) == 1
     assert (
-        polyphase_vit.spread(polyphase_vit.over_shifts(built("ViT"), pictures, compared.SHIFTS)).min() > 1e-3
+        polyphase_vit.spread(
+            polyphase_vit.over_shifts(built("ViT, conv stem"), pictures, compared.SHIFTS)
+        ).min()
+        > 1e-3
     )
 
 
@@ -180,10 +183,10 @@ def test_detail_of_a_mean_is_none_and_of_one_token_its_share_of_frequencies():
 @pytest.mark.parametrize("side", [8, 16])
 def test_multiply_adds_of_plain_arms_are_closed_forms(side):
     tokens = side**2
-    for name in ("ViT", "CNN", "nothing"):
+    for name in ("ViT, conv stem", "CNN", "nothing"):
         dim, hidden = compared.fitted(name)
         mixing = {
-            "ViT": 4 * dim**2 + 2 * tokens * dim,
+            "ViT, conv stem": 4 * dim**2 + 2 * tokens * dim,
             "CNN": 9 * dim**2,
             "nothing": dim**2,
         }[name]
@@ -235,7 +238,7 @@ def test_records_hold_every_arm_and_seed():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(ValueError, match=r"arm must be one of 'ViT', .*got 'Swin'"):
+    with pytest.raises(ValueError, match=r"arm must be one of 'ViT, conv stem', .*got 'Swin'"):
         compared.Shell("Swin", 8, 16)
     with pytest.raises(ValueError, match="images must be >= 1 and divide steps"):
         compared.trained(

@@ -254,7 +254,7 @@ def modulation_then_attention(dim: int, sides: Sides, index: int) -> nn.Module:
 
 
 ARMS: dict[str, Arm] = {
-    "ViT": Arm(attention, partial(Stem, positions=True), note="learned positions"),
+    "ViT, conv stem": Arm(attention, partial(Stem, positions=True), note="learned positions"),
     "CNN": Arm(lambda dim, *_: nn.Conv2d(dim, dim, 3, padding=1), note="a dense 3 x 3 convolution"),
     "nothing": Arm(lambda dim, *_: nn.Conv2d(dim, dim, 1), note="a 1 x 1 convolution mixes no tokens"),
     "CvT": Arm(
