@@ -1,7 +1,7 @@
 """How time and memory of the hybrids grow with the image: forward pass, one image, one thread.
 
-The arms of one size take turns. Each row is one arm on one size: the median of its rounds in seconds, the
-smallest and the largest, and the bytes that torch allocates at the peak.
+The arms of one size take turns. Each row is one arm on one size: the median of its rounds in seconds, all of
+them, and the bytes that torch allocates at the peak.
 """
 
 import statistics
@@ -32,8 +32,7 @@ def main() -> None:
             samples = benchmark.interleaved(calls, rounds=ROUNDS, at_least=0.02)
         for arm, times in samples.items():
             middle = statistics.median(times)
-            row = {"arm": arm, "side": side, "seconds": middle, "low": min(times), "high": max(times)}
-            rows.append({**row, "bytes": held[arm]})
+            rows.append({"arm": arm, "side": side, "seconds": middle, "rounds": times, "bytes": held[arm]})
             print(f"{arm:>14} {side:3d}: {1e3 * middle:8.2f} ms, {held[arm] / 2**20:7.2f} MiB")
     print(benchmark.keep("hybrids_compared", rows, rounds=ROUNDS).name)
 

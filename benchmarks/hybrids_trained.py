@@ -20,16 +20,16 @@ LOOKED_AT = 100
 
 
 def best_rates() -> dict[str, dict[str, float]]:
-    """Task of the sweep -> arm -> the rate with the best mean. Raises ``ValueError`` without a sweep."""
+    """Task of the sweep -> arm -> the rate that served it best. Raises ``ValueError`` without a sweep."""
     kept = benchmark.load("hybrids_rates")
     if kept is None:
         raise ValueError("there is no record of rates: run benchmarks/hybrids_rates.py first")
     rates: dict[str, dict[str, float]] = {}
     best: dict[tuple[str, str], float] = {}
     for row in kept["rows"]:
-        place, mean = (row["task"], row["arm"]), sum(row["accuracy"])
-        if mean > best.get(place, -1.0):
-            best[place] = mean
+        place, right = (row["task"], row["arm"]), row["accuracy"]
+        if right > best.get(place, -1.0):
+            best[place] = right
             rates.setdefault(row["task"], {})[row["arm"]] = row["rate"]
     return rates
 
