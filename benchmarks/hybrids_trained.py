@@ -1,7 +1,7 @@
 """What the hybrids learn: accuracy, consistency and detail, over the seeds that the page shows.
 
 Each arm has the rate that served it best in ``hybrids_rates``. Seed by seed, so that arms are compared
-within a seed, and kept after each. About two minutes of a core a seed. A record of today's code is left
+within a seed, and kept after each. One to two minutes of a core a seed. A record of today's code is left
 alone: numbers of seeds do not depend on the machine's state. Remove it to measure anew.
 """
 
@@ -13,6 +13,7 @@ from fourfold.recorded import benchmark
 
 NAME = "hybrids_trained"
 SEEDS = range(1000, 1010)
+TASKS = ("100 digits", "2000 digits", "far read-out")
 SHIFTED = "2000 digits"
 """The networks whose consistency and detail are measured."""
 LOOKED_AT = 100
@@ -37,7 +38,8 @@ def best_rates() -> dict[str, dict[str, float]]:
 def of_seed(seed: int, rates: dict[str, dict[str, float]]) -> list[dict[str, object]]:
     """A row for each task and arm, and for each task and line that knows nothing of images."""
     rows: list[dict[str, object]] = []
-    for name, task in compared.TASKS.items():
+    for name in TASKS:
+        task = compared.TASKS[name]
         train, test = compared.drawn(task, seed)
         of_task = rates["far read-out" if task.read else "400 digits"]
         for line, right in compared.on_pixels(train, test).items():

@@ -231,7 +231,9 @@ def test_records_hold_every_arm_and_seed():
         pytest.fail("the page needs its three records: benchmarks/hybrids_*.py")
     found = {(row["arm"], row["task"], row["seed"]) for row in kept["rows"]}
     lines = ("logistic regression", "SVM")
-    assert found == {(a, t, s) for a in (*ARMS, *lines) for t in TASKS for s in kept["seeds"]}
+    learnt = set(TASKS) - {"400 digits"}  # which only chose the rates
+    assert found == {(a, t, s) for a in (*ARMS, *lines) for t in learnt for s in kept["seeds"]}
+    assert len(kept["seeds"]) >= 5
     assert {row["arm"] for row in swept["rows"]} == {row["arm"] for row in timed["rows"]} == set(ARMS)
     assert swept["seed"] not in kept["seeds"]
     assert all(math.isfinite(row["seconds"]) for row in timed["rows"])
