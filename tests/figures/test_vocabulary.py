@@ -154,9 +154,9 @@ def test_dotted_lines_have_the_names_that_they_are_given():
     frame = figures.tidy(
         {"p": {"a": [1, 2]}, "q": {"a": [3, 4]}}, "panel", "arm", "gain", along=("f", [0, 1])
     )
-    look = {"at": (1, 2), "at_text": "chance", "at_x": {"Nyquist": 0.5}, "limits": {"q": (0, 5)}}
+    look = {"at": (1, 2), "at_text": "{:+.1f}", "at_x": {"Nyquist": 0.5}, "limits": {"q": (0, 5)}}
     left, right = figures.lines(frame, "f", "gain", by="arm", panel="panel", sharey=False, **look).axes
-    assert [note.get_text() for note in left.texts] == ["chance", "chance", "Nyquist"]
+    assert [note.get_text() for note in left.texts] == ["+1.0", "+2.0", "Nyquist"]
     assert right.get_ylim() == (0, 5)
     assert left.get_ylim() != (0, 5)
     only = figures.lines(frame, "f", "gain", panel="panel", log={"q": "y"}, sharey=False).axes
@@ -204,3 +204,12 @@ def test_names_at_the_left_lie_inside_the_picture():
     figure = figures.seeds(frame, "gain", by="arm")
     figures.settle(figure)
     assert min(text.get_window_extent().x0 for text in figure.axes[0].get_yticklabels()) >= 2
+
+
+def test_names_of_columns_stand_upright_where_they_would_run_into_one_another():
+    def turned(names):
+        axes = figures.heatmap(pd.DataFrame([range(8)], columns=list(names)), label="share").axes[0]
+        return {label.get_rotation() for label in axes.get_xticklabels()}
+
+    assert turned("abcdefgh") == {0}
+    assert turned(["a long name"] * 8) == {90}

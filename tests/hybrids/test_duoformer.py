@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
-from torch.nn.functional import cross_entropy, scaled_dot_product_attention, unfold
+from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, scaled_dot_product_attention, unfold
 from transformers import ResNetConfig, ResNetModel
 
 from fourfold import cost
@@ -17,7 +17,6 @@ from fourfold.hybrids.duoformer import (
     Merge,
     OnPacked,
     PatchTokenizer,
-    Scores,
     TinyStages,
     drawn_tree,
     five_statistics,
@@ -240,10 +239,14 @@ def test_without_patch_blocks_the_mean_of_patches_is_read():
 
 
 def test_costs_are_those_that_torch_counts():
+    def counted(groups, tokens):
+        """Of one attention layer, width 12: half of what is neither of its four linear layers, the scores."""
+        whole = cost.macs(scale_block(12, 2).attention, (groups, tokens, 12))
+        return (whole - 4 * groups * tokens * 12**2) / 2
+
     for scales, tokens in ((1, 1), (2, 5), (3, 21)):
         found = score_cost(7, scales, 12)
-        shapes = [(49, tokens + 1, 12), (1, 50, 12), (1, 49 * tokens, 12)]
-        assert list(found) == [cost.macs(Scores(), shape) for shape in shapes]
+        assert list(found) == [counted(49, tokens + 1), counted(1, 50), counted(1, 49 * tokens)]
     ratios = [score_cost(7, s, 768).flat / score_cost(7, s, 768).scale for s in (2, 3, 4)]
     assert [round(r, 1) for r in ratios] == [34.0, 44.6, 47.9]
 
@@ -351,20 +354,18 @@ def test_five_statistics_of_known_images():
 
 
 def only_the_coarsest(self, given):
-    """All tokens of a patch's tree hold the coarsest map, and the finer maps are not looked at."""
-    parts = []
-    for size, project in zip(self.sizes, self.projections, strict=True):
-        x = self.projections[0](given[0]).flatten(2).transpose(1, 2)
-        # Times zero, so that the others' weights keep a gradient.
-        parts.append(x[:, :, None].expand(-1, -1, size, -1) + 0 * project.bias + 0 * project.weight.sum())
-    return torch.cat(parts, 2)
+    """All tokens of a patch's tree hold the coarsest map given, and finer maps are not looked at."""
+    x = adaptive_avg_pool2d(self.projections[0](given[0]), self.grid).flatten(2).transpose(1, 2)
+    # Times zero, so that the others' weights keep a gradient.
+    nothing = sum(0 * (project.bias + project.weight.sum()) for project in self.projections)
+    return x[:, :, None].expand(-1, -1, sum(self.sizes), -1) + nothing
 
 
 SCALE_BLOCK = scale_block
 
 
 def equal_weights(dim, heads, mlp_ratio=4, mixing="softmax"):
-    """Every token of a block attends to all tokens alike."""
+    """Every token of a scale block attends to all tokens of its tree alike."""
     return SCALE_BLOCK(dim, heads, mlp_ratio, "uniform")
 
 
@@ -373,10 +374,12 @@ MUTATIONS = [("PatchTokenizer.forward", only_the_coarsest), ("scale_block", equa
 
 @pytest.mark.parametrize(("target", "mutation"), MUTATIONS)
 def test_what_is_mutated_still_trains(monkeypatch, target, mutation):
-    before = made()(maps())
+    before, finest = made()(maps()), made(CHANNELS[2:], scales=[2])(maps()[2:])
     monkeypatch.setattr(f"fourfold.hybrids.duoformer.{target}", mutation)
     net = made()
     assert not torch.allclose(net(maps()), before)
+    assert not torch.allclose(made(CHANNELS[2:], scales=[2])(maps()[2:]), finest)
+    assert all(block.attention.mixing == "softmax" for block in net.patch_blocks)
     cross_entropy(net(maps()), torch.tensor([0, 1])).backward()
     assert any(bool(weight.grad.any()) for weight in net.parameters() if weight.grad is not None)
 

@@ -22,7 +22,8 @@ from fourfold.hybrids.h_denseunet import (
     SliceBySlice,
     Spec,
     adjacent_slices,
-    best_threshold,
+    best_decision,
+    blended,
     convolutions,
     decide,
     dice,
@@ -113,16 +114,19 @@ def test_published_sizes_and_costs():
         THREE_D._replace(skips="projected"): (65, 16_227_955),
         THREE_D_SKIPS: (65, 9_617_131),
         DEEP_THREE_D._replace(skips="none"): (166, 94_691_043),
+        DEEP_THREE_D: (167, 99_356_547),
     }
     for spec, expected in sizes.items():
         net = on_meta(spec)
         assert (convolutions(net), cost.parameters(net)) == expected
     assert TWO_D.block_chans == [384, 768, 2112, 2208]
     assert convolutions(on_meta(TWO_D._replace(growth=32, skips="none"))) == 166
-    giga = {(TWO_D, (8, 3, 224, 224)): 148.6, (THREE_D, (1, 4, 8, 224, 224)): 117.2}
-    giga[THREE_D_SKIPS, (1, 4, 12, 224, 224)] = 144.3
+    deep = (1, 4, 8, 224, 224)
+    giga = {(THREE_D, deep): 117.2, (THREE_D_SKIPS, deep): 96.2, (DEEP_THREE_D, deep): 151.5}
     for (spec, shape), expected in giga.items():
         assert abs(cost.macs(on_meta(spec), shape) / 1e9 - expected) < 0.05
+    assert abs(kept_bytes(on_meta(DEEP_THREE_D), *deep) / 1e9 - 1.062) < 1e-3
+    assert abs(kept_bytes(on_meta(TWO_D), 8, 3, 224, 224) / 1e9 - 2.642) < 1e-3
 
 
 def test_the_loss_is_torchs_without_its_division_by_weights():
@@ -227,11 +231,12 @@ def test_gradients_are_right_in_float64(make):
     net = jolted(make)
     x = normal(1, 3, 8, 8) if isinstance(net, DenseUNet) else normal(1, 1, 4, 8, 8)
     assert torch.autograd.gradcheck(net, (x.requires_grad_(),), fast_mode=True)
-    weights = {"norm": net.head.bias} if isinstance(net, DenseUNet) else {"fuse.3.bias": net.fuse[3].bias}
-    name = "head.bias" if isinstance(net, DenseUNet) else "fuse.3.bias"
-    assert torch.autograd.gradcheck(
-        lambda value: functional_call(net, {name: value}, (x.detach(),)), (*weights.values(),), fast_mode=True
-    )
+    weights = dict(net.named_parameters())
+
+    def apply(*values):
+        return functional_call(net, dict(zip(weights, values, strict=True)), (x.detach(),))
+
+    assert torch.autograd.gradcheck(apply, tuple(weights.values()), fast_mode=True)
 
 
 # --- decisions, volumes, memory ---------------------------------------------------------------------------
@@ -241,12 +246,21 @@ def test_a_threshold_decides_on_tumours_alone():
     scores = torch.log(torch.tensor([[0.1, 0.5, 0.4], [0.5, 0.2, 0.3], [0.1, 0.1, 0.8]])).T[
         None, :, None, None
     ]
-    for threshold, expected in ((0.9, [1, 0, 1]), (0.5, [1, 0, 2]), (0.35, [2, 0, 2]), (0.0, [2, 2, 2])):
-        if threshold == 0.9:
-            expected = [1, 0, 0]
+    for threshold, expected in ((0.9, [1, 0, 0]), (0.5, [1, 0, 2]), (0.35, [2, 0, 2]), (0.0, [2, 2, 2])):
         assert decide(scores, threshold).flatten().tolist() == expected
     truth = torch.tensor([0, 0, 2])[None, None, None]
-    assert best_threshold(scores, truth) == 0.45
+    assert best_decision(scores, truth) == (0.0, 0.45)
+
+
+def test_the_share_of_the_mean_over_slices_is_chosen_too():
+    # A tumour in all slices, which the scores miss in the middle one: their mean does not.
+    scores = torch.zeros(1, 3, 5, 1, 2)
+    scores[:, TUMOUR, :, 0, 0] = torch.tensor([4.0, 4.0, -4.0, 4.0, 4.0])
+    truth = torch.tensor([TUMOUR, 0]).expand(1, 5, 1, 2)
+    share, threshold = best_decision(scores, truth, (0.0, 1.0))
+    assert share == 1
+    assert torch.equal(decide(blended(scores, share), threshold) == TUMOUR, truth == TUMOUR)
+    torch.testing.assert_close(blended(scores, 0.5), 0.5 * (scores + over_slices(scores)))
 
 
 def test_phantoms_are_what_they_say():
@@ -284,17 +298,16 @@ def test_kept_bytes_are_what_a_closed_form_says():
 
 
 def learned(labels=None):
-    drawn = phantoms(40, stream(0, "train"), size=16, depth=4, noise=0.0)
-    given = drawn.labels if labels is None else labels
-    test = phantoms(8, stream(1, "test"), size=16, depth=4, noise=0.0)
+    drawn, test = (phantoms(80, stream(seed, "volumes"), size=16, depth=4, noise=0.1) for seed in (0, 1))
+    # A lean network learns enough in a second if it starts alone, as the 2-D one does in the paper.
     return train(
-        hybrid,
+        lambda: SliceBySlice(DenseUNet(fitting(8, 8, (1, 1)))),
         (0,),
-        shuffled(drawn.volumes, given),
-        (test.volumes[None], test.labels[None]),
-        Recipe(epochs=2, batch=4, lr=2e-2, weight_decay=0),
-        loss=partial(weighted_cross_entropy, trim=0),
-        score=lambda scores, labels: dice(scores[0].argmax(1), labels[0], 1).mean()[None],
+        shuffled(drawn.volumes, drawn.labels if labels is None else labels),
+        (test.volumes[None, :12], test.labels[None, :12]),
+        Recipe(epochs=4, batch=4, lr=2e-2, weight_decay=0),
+        loss=weighted_cross_entropy,
+        score=lambda scores, labels: dice(decide(scores[0], 0.8), labels[0], TUMOUR).mean()[None],
         together=False,
     )
 
@@ -302,9 +315,28 @@ def learned(labels=None):
 def test_it_learns_and_does_not_where_the_labels_say_nothing():
     first, again = learned(), learned()
     assert torch.equal(first.loss, again.loss)
-    assert float(first.score[0, -1]) > 0.6
-    noise = torch.randint(3, (40, 4, 16, 16), generator=stream(0, "noise"))
-    assert float(learned(noise).score[0, -1]) < 0.4
+    assert float(first.score[0, -1]) > 0.25
+    noise = torch.randint(3, (80, 4, 16, 16), generator=stream(0, "noise"))
+    assert float(learned(noise).score[0, -1]) < 0.1
+
+
+# --- mutations --------------------------------------------------------------------------------------------
+
+
+def flat_kernels(kit, side):
+    """Kernels of the 3-D network and of the fusion see one slice; their strides stay."""
+    return kit.sides(side, 1)
+
+
+MUTATIONS = [("_Kit.kernel", flat_kernels)]
+
+
+@pytest.mark.parametrize(("target", "mutation"), MUTATIONS)
+def test_what_is_mutated_still_trains(monkeypatch, target, mutation):
+    monkeypatch.setattr(f"fourfold.hybrids.h_denseunet.{target}", mutation)
+    net, drawn = hybrid(), phantoms(2, stream(0, "train"), size=16, depth=4)
+    weighted_cross_entropy(net(drawn.volumes), drawn.labels).backward()
+    assert all(weight.grad.isfinite().all() for weight in net.parameters() if weight.grad is not None)
 
 
 # --- bad input --------------------------------------------------------------------------------------------
@@ -352,7 +384,7 @@ REFUSED = [
     (lambda: phantoms(0, stream(0, "x")), "n must be >= 1, got 0"),
     (lambda: phantoms(1, stream(0, "x"), size=2), "size must be >= 4, got 2"),
     (lambda: phantoms(1, stream(0, "x"), noise=-1), "noise must be finite and >= 0, got -1"),
-    (lambda: phantoms(1, stream(0, "x"), correlations=(2.0,)), r"correlations must be in 0\.\.1, got 2"),
+    (lambda: phantoms(1, stream(0, "x"), correlations=(2.0,)), r"correlations must be in 0\.\.1, got \[2"),
 ]
 
 

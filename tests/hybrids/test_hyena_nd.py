@@ -25,10 +25,13 @@ from fourfold.hybrids.hyena_nd import (
     decay,
     fftconv2d,
     flips,
+    floor,
     hybrid,
     kernels_to_fit,
+    last_layer_error,
     least_of_rivals,
     on_grid,
+    outside_corner,
     reach,
     relative_error,
 )
@@ -80,7 +83,7 @@ def test_a_layer_is_that_of_flipped_tokens(mode):
     flipped = by_flips(layer, x)
     torch.testing.assert_close(layer(x), flipped, **EXACT)
     layer.axes = [()] * len(layer.axes)
-    assert mode == "forward" or (layer(x) - flipped).abs().max() > 1e-4
+    assert mode == "forward" or (layer(x) - flipped).abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("mode", ["forward", "4dir"])
@@ -266,6 +269,24 @@ def test_rivals_fit_what_is_theirs_and_have_parameters_to_spare():
     shared = (normal(24, 3) @ normal(3, 256, seed=1)).view(24, 16, 16)
     assert least_of_rivals(shared, 3 * 280)["basis"] < 1e-7
     assert least_of_rivals(shared, 2 * 280)["basis"] > 0.1
+    diagonals = kernels_to_fit("diagonals", 3, 16, torch.Generator())
+    assert least_of_rivals(diagonals, 2 * 46)["cells"] == 0
+    assert least_of_rivals(diagonals, 2 * 23)["cells"] == pytest.approx(0.5**0.5)
+    assert floor(shared, 3) < 1e-7 < 0.1 < floor(shared, 2)
+
+
+def test_a_last_layer_fits_what_the_others_make_and_nothing_else():
+    filter = built(lambda: ImplicitFilter2d(3, 6, emb=9, window=False))
+    made = filter.kernel().detach()
+    assert last_layer_error(filter, made) < 1e-6
+    assert last_layer_error(filter, kernels_to_fit("diagonals", 3, 6, torch.Generator())) > 0.5
+
+
+def test_what_lies_outside_the_corner_of_a_kernel():
+    kernel = torch.ones(2, 4, 4)
+    assert outside_corner(kernel) == pytest.approx(0.75)
+    kernel[:, 2:] = kernel[:, :, 2:] = 0
+    assert outside_corner(kernel) == 0
 
 
 def test_a_fit_is_measured_by_its_targets_squares():
@@ -279,14 +300,16 @@ def test_a_fit_is_measured_by_its_targets_squares():
 # --- mutations --------------------------------------------------------------------------------------------
 
 
-def columns_averaged(features):
-    """A cell is told its row and the mean of all columns: kernels are the same along an axis."""
-    size = len(features)
-    rows = features[:, None].expand(-1, size, -1)
-    return torch.cat([rows, features.mean(0).expand(size, size, -1)], -1)
+def product_of_axes(self):
+    """Kernels are a product: the filter told the mean column, times the filter told the mean row."""
+    size, mlp = len(self.features), self.mlps[0]
+    mean = self.features.mean(0).expand(size, -1)
+    rows = mlp(torch.cat([self.features, mean], -1)).mT
+    columns = mlp(torch.cat([mean, self.features], -1)).mT
+    return rows[:, :, None] * columns[:, None] * self.window
 
 
-MUTATIONS = [("on_grid", columns_averaged)]
+MUTATIONS = [("ImplicitFilter2d.kernel", product_of_axes)]
 
 
 @pytest.mark.parametrize(("target", "mutation"), MUTATIONS)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fourfold.figures import still
 from fourfold.figures.shown import as_json, check_words
-from fourfold.figures.style import MAGNITUDE, canvas, settle
+from fourfold.figures.style import MAGNITUDE, WIDTH, canvas, settle, wrapped
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ class Explorer:
         figure, axes = canvas(len(looks) + 1, height=2.2)
         picture = rearrange(cells, "(r c) y x -> (r y) (c x)", c=columns)
         axes[0].imshow(picture, cmap="gray")
-        axes[0].set_title("sample 1")
+        axes[0].set_title("sample 1", fontsize=9)
         for panel, (variant, shares) in zip(axes[1:], looks.items(), strict=True):
             grid = shares.reshape(-1, columns)
             drawn = panel.imshow(grid, cmap=MAGNITUDE, vmin=0, vmax=max(s.max() for s in looks.values()))
-            panel.set_title(variant)
+            panel.set_title(wrapped(variant, 0.85 * WIDTH / len(axes)), fontsize=9)
         for panel in axes:
             panel.set_axis_off()
         bar = figure.colorbar(drawn, ax=list(axes[1:]), shrink=0.8, aspect=22, pad=0.02)

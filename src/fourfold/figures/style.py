@@ -4,6 +4,7 @@ Text, axes and ticks are drawn in `INK` alone, which becomes the reader's own te
 `COLOURS`, which read on light, dark and paper, and are told apart by colour-blind readers.
 """
 
+import textwrap
 from typing import Any
 
 import matplotlib
@@ -100,6 +101,13 @@ def legend(figure: Figure, axes: Any = None) -> None:
             loc="outside lower center",
             ncols=max(1, min(len(found), 92 // (widest + 7))),
         )
+
+
+def wrapped(title: str, width: float) -> str:
+    """A picture's title in as many lines as its width in inches needs."""
+    return "\n".join(
+        textwrap.fill(line, max(8, int(width / 0.08)), break_long_words=False) for line in title.split("\n")
+    )
 
 
 def settle(figure: Figure) -> None:

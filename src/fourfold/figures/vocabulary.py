@@ -32,14 +32,15 @@ from fourfold.figures.style import (
     canvas,
     legend,
     threshold,
+    wrapped,
 )
 from fourfold.judging.rule import mean_interval
 
 LETTER = 0.085
 """Width of a letter of an axis' name, inches."""
 
-Threshold = float | Sequence[float] | Mapping[str, float] | None
-"""Dotted lines, where a claim is decided: one value or several for all panels, or panel -> value."""
+Threshold = float | Sequence[float] | Mapping[str, float | Sequence[float]] | None
+"""Dotted lines, where a claim is decided: one value or several, for all panels or panel -> values."""
 
 Limits = tuple[float | None, float | None]
 """The ends of an axis; None leaves one to the data."""
@@ -110,7 +111,7 @@ def seeds(
         hue: a second distinction within a row, by colour; several in one row stand below one another.
         panel: a third one, side by side.
         at: the threshold, a dotted line.
-        at_text: what the dotted line is.
+        at_text: what the dotted line is; ``{:.2f}`` in it is its value.
         limits: the ends of the axis of the value, for all panels or panel -> ends.
         log: whether the axis is logarithmic.
     """
@@ -190,7 +191,7 @@ def lines(
         fit: whether to draw each curve's power law, its exponent in the legend, instead of joining points.
         markers: whether points are marked; by default where a curve has at most 20.
         at: a level of y, a dotted line.
-        at_text: what the dotted line is.
+        at_text: what the dotted line is; ``{:.2f}`` in it is its value.
         at_x: dotted lines across the x axis, by name.
         limits: the ends of the y axis, for all panels or panel -> ends.
         sharey: whether panels have one scale.
@@ -230,8 +231,12 @@ def lines(
         _finish(
             axes, name, x=x, y=y, log=logarithmic, at=at, at_text=at_text, axis="y", at_x=at_x, limits=limits
         )
+        places = sorted(part[x].unique())
         if "x" in logarithmic:
-            _name_places(axes, sorted(part[x].unique()))
+            _name_places(axes, places)
+        elif all(float(place).is_integer() for place in places):
+            across = frame[panel].nunique() if panel else 1
+            axes.xaxis.set_major_locator(MaxNLocator(max(3, 8 // across), integer=True))
     if row is not None:
         _name_rows(figure, _order(frame[row]), y, titled=panel is None)
     legend(figure)
@@ -279,6 +284,8 @@ def points(
         for i, group in enumerate(names):
             rows = part if group is None else part[part[by] == group]
             look: dict[str, Any] = {"marker": MARKERS[i], "alpha": 0.85}
+            if len(rows) > 200:
+                look |= {"markersize": 2.5, "alpha": 0.5, "markeredgewidth": 0, "rasterized": True}
             if rings:
                 look = {"marker": "o", "markersize": 13, "fillstyle": "none"} if i == 0 else {"marker": "o"}
             axes.plot(rows[x], rows[y], color=COLOURS[i], label=str(group), linestyle="none", **look)
@@ -288,7 +295,9 @@ def points(
                     str(row[text]), (row[x], row[y]), xytext=aside, textcoords="offset points", fontsize=8.5
                 )
         if text:
-            axes.margins(x=0.12)
+            axes.margins(x=0.16)
+        if not pd.api.types.is_numeric_dtype(frame[y]):
+            axes.margins(y=0.12)
         _finish(axes, name, x=x, y=y, log=log, at=at, at_text=at_text, axis="y", at_x=at_x)
     if by:
         legend(figure)
@@ -379,7 +388,7 @@ def pictures(
     rows = _rows(images, columns)
     width = max(map(len, rows.values()))
     side = min((WIDTH - (0.8 if unit else 0)) / width, 2.6)
-    names = [[_wrapped(title, side) for title in row] for row in rows.values()]
+    names = [[wrapped(title, side) for title in row] for row in rows.values()]
     titled = [r == 0 or names[r] != names[r - 1] for r in range(len(rows))]
     tall = []
     for r, row in enumerate(rows.values()):
@@ -398,7 +407,7 @@ def pictures(
             values = np.asarray(picture, dtype=float)
             drawn = place.imshow(values, cmap=_own(colours, label, title, "gray"), vmin=low, vmax=high)
             if titled[r]:
-                place.set_title(names[r][c], fontsize=9)
+                place.set_title(names[r][c], fontsize=9 if side > 0.75 else 7.5)
         if label:
             edge = {"transform": axes[r, 0].transAxes, "ha": "right", "va": "center", "fontsize": 9.5}
             axes[r, 0].text(-0.04, 0.5, label, rotation=90, **edge)
@@ -453,6 +462,10 @@ def heatmap(
         axes.set(title=title, ylabel=axes.get_ylabel() if axes is panels[0] else "")
         axes.grid(False)
         axes.tick_params(length=0, rotation=0)
+        every = max(1, -(-part.shape[1] // ticks)) * (WIDTH - 1.6) / len(tables) / part.shape[1]
+        longest = max(len(line) for name in part.columns for line in str(name).split("\n"))
+        if longest * LETTER > every:
+            axes.tick_params(axis="x", rotation=90)
     panels[0].invert_yaxis()
     bar = figure.colorbar(panels[0].collections[0], ax=panels, label=label, pad=0.02, aspect=28)
     bar.outline.set_visible(False)
@@ -556,7 +569,7 @@ def _finish(
     level = at.get(title) if isinstance(at, Mapping) else at
     for value in level if isinstance(level, Sequence) else [level]:
         if value is not None:
-            threshold(axes, value, at_text, axis=axis)
+            threshold(axes, value, at_text.format(value), axis=axis)
     for text, place in (at_x or {}).items():
         threshold(axes, place, text)
 
@@ -592,11 +605,6 @@ def _rows(images: Mapping[str, Any], columns: int | None) -> dict[str, dict[str,
     titled = [(title, np.asarray(picture)) for title, picture in images.items()]
     width = columns or min(len(titled), 5)
     return {" " * (i // width): dict(titled[i : i + width]) for i in range(0, len(titled), width)}
-
-
-def _wrapped(title: str, width: float) -> str:
-    """A picture's title in lines that its width in inches has room for."""
-    return "\n".join(textwrap.fill(line, max(8, int(width / 0.08))) for line in title.split("\n"))
 
 
 def _own(given: Any, row: str, title: str, otherwise: Any) -> Any:

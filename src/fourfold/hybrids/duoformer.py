@@ -6,7 +6,8 @@ repository (xiaoyatang/duoformer_TCGA), which has no licence; the code here is w
 
 Implemented: patch tokenisation, both scale tokens, scale attention inside each patch, patch attention between
 patches, with standard blocks and with the released bare ones, what their scores cost, how far tokens still
-differ, small backbones with maps at several scales, and lazy ways to make one token of a patch's tree.
+differ, small backbones with maps at several scales, and lazy ways to make one token of a patch's tree. The
+chapter's networks have the learned scale token; the one made of all maps is only tested.
 
 Departures. Patch blocks are standard ones unless ``patch_kind="bare"`` is asked for: the released ones are
 attention alone, without residual, LayerNorm or MLP. The last LayerNorm is applied; the released class
@@ -29,9 +30,8 @@ from torch.nn.functional import gelu, relu
 from fourfold import checks
 from fourfold.attention import EPS, MLP, Attention, Block, Mixing
 
-Reader = Literal["attention", "linear", "means", "moments"]
-"""What makes one token of a patch's tree: scale attention; one linear layer over all tokens, over the mean of
-each scale, or over the mean and deviation of each scale."""
+Reader = Literal["attention", "linear", "means"]
+"""What makes one token of a tree: scale attention, or one linear layer over all tokens or scale means."""
 
 TokenKind = Literal["learned", "channel", "none"]
 """The token that reads a patch: learned, made of all maps, or none, where the coarsest token does it."""
@@ -153,19 +153,21 @@ class BareBlock(Attention):
 def patch_block(kind: BlockKind, dim: int, heads: int, mlp_ratio: int = 4) -> nn.Module:
     """A standard block of ViT, or the released bare one. Raises ``ValueError`` for another kind."""
     checks.one_of(get_args(BlockKind), kind=kind)
-    return scale_block(dim, heads, mlp_ratio) if kind == "vit" else BareBlock(dim, heads)
+    if kind == "bare":
+        return BareBlock(dim, heads)
+    return Block(dim, Attention(dim, heads), MLP(dim, mlp_ratio * dim))
 
 
 class Merge(nn.Module):
-    """One token for each patch by one linear layer: over all its tokens, or over moments of each scale.
+    """One token for each patch by one linear layer: over all its tokens, or over the mean of each scale.
 
-    ``reader``: ``linear``, ``means`` or ``moments``, see `Reader`. ``sizes``: a patch's tokens of each scale.
+    ``reader``: ``linear`` or ``means``, see `Reader`. ``sizes``: a patch's tokens of each scale.
     """
 
     def __init__(self, reader: Reader, sizes: Sequence[int], dim: int):
         super().__init__()
         self.reader, self.sizes = reader, list(sizes)
-        features = {"linear": sum(sizes), "means": len(sizes), "moments": 2 * len(sizes)}
+        features = {"linear": sum(sizes), "means": len(sizes)}
         checks.one_of(features, reader=reader)
         self.linear = nn.Linear(features[reader] * dim, dim)
 
@@ -173,12 +175,8 @@ class Merge(nn.Module):
         """(batch, patches, tokens, dim) -> (batch, patches, dim)."""
         if self.reader == "linear":
             return self.linear(tokens.flatten(-2))
-        parts = tokens.split(self.sizes, -2)
-        features = [part.mean(-2) for part in parts]
-        if self.reader == "moments":
-            # The number keeps the gradient finite at the coarsest scale, which has one token.
-            features += [(part.var(-2, correction=0) + EPS).sqrt() for part in parts]
-        return self.linear(torch.cat(features, -1))
+        means = [part.mean(-2) for part in tokens.split(self.sizes, -2)]
+        return self.linear(torch.cat(means, -1))
 
 
 class DuoFormer(nn.Module):
@@ -308,14 +306,6 @@ def score_cost(grid: int, scales: int, dim: int) -> ScoreCost:
     return ScoreCost(
         patches * (tokens + 1) ** 2 * dim, (patches + 1) ** 2 * dim, (patches * tokens) ** 2 * dim
     )
-
-
-class Scores(nn.Module):
-    """The products of queries and keys, which `score_cost` counts; tokens stand for both."""
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(..., tokens, dim) -> (..., tokens, tokens)."""
-        return tokens @ tokens.transpose(-2, -1)
 
 
 def spread(tokens: Tensor) -> Tensor:

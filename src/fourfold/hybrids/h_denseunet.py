@@ -18,7 +18,7 @@ for liver and 2 for tumour.
 
 from collections.abc import Collection, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from einops import rearrange
@@ -122,19 +122,24 @@ class _Kit(NamedTuple):
     dim: Literal[2, 3]
     along: Along
 
-    def sides(self, side: int, deep: int | None = None) -> tuple[int, ...]:
+    # Any: torch's types want a tuple of two or of three, by the layer.
+    def sides(self, side: int, deep: int | None = None) -> Any:
         """A kernel or a stride: ``deep`` along the depth, by default as in the plane."""
         return (side,) * 2 if self.dim == 2 else (side if deep is None else deep, side, side)
 
+    def kernel(self, side: int) -> Any:
+        """Of convolutions and of the first pool."""
+        return self.sides(side, 1 if self.along == "in-plane" else None)
+
     def conv(self, chans: int, out: int, side: int, stride: int = 1, bias: bool = False) -> nn.Module:
         """A convolution that keeps the size, or divides it by the stride."""
-        kernel = self.sides(side, 1 if self.along == "in-plane" else None)
+        kernel = self.kernel(side)
         make = nn.Conv2d if self.dim == 2 else nn.Conv3d
         return make(
             chans, out, kernel, self.strides(stride), padding=tuple(k // 2 for k in kernel), bias=bias
         )
 
-    def strides(self, stride: int) -> tuple[int, ...]:
+    def strides(self, stride: int) -> Any:
         """Of stem and first pool, and how much the last two steps of the decoder enlarge."""
         return self.sides(stride, stride if self.along == "strided" else 1)
 
@@ -144,7 +149,7 @@ class _Kit(NamedTuple):
 
     def first_pool(self) -> nn.Module:
         """Largest of 3, stride 2."""
-        kernel = self.sides(3, 1 if self.along == "in-plane" else None)
+        kernel = self.kernel(3)
         make = nn.MaxPool2d if self.dim == 2 else nn.MaxPool3d
         return make(kernel, self.strides(2), padding=tuple(k // 2 for k in kernel))
 
@@ -360,8 +365,8 @@ def over_slices(scores: Tensor, reach: int = 1) -> Tensor:
     """
     checks.at_least(0, reach=reach)
     flat = rearrange(scores, "... d h w -> (...) 1 d (h w)")
-    sizes = {"kernel_size": (2 * reach + 1, 1), "stride": 1, "padding": (reach, 0)}
-    return avg_pool2d(flat, **sizes, count_include_pad=False).reshape(scores.shape)
+    means = avg_pool2d(flat, (2 * reach + 1, 1), 1, (reach, 0), count_include_pad=False)
+    return means.reshape(scores.shape)
 
 
 def decide(scores: Tensor, threshold: float) -> Tensor:
@@ -389,10 +394,25 @@ THRESHOLDS = (*(i / 20 for i in range(1, 20)), 0.97, 0.98, 0.99)
 """Those tried for the tumour's probability."""
 
 
-def best_threshold(scores: Tensor, labels: Tensor, thresholds: Sequence[float] = THRESHOLDS) -> float:
-    """The threshold with the largest mean Dice of tumours on these volumes; the first of equals."""
-    chance, tumours = scores.softmax(1)[:, TUMOUR], labels == TUMOUR
-    return max(thresholds, key=lambda at: float(dice(chance >= at, tumours, 1).mean()))
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Those tried for the mean over slices."""
+
+
+def blended(scores: Tensor, share: float) -> Tensor:
+    """``share`` of the mean over three slices and the rest of the scores themselves, the same shape."""
+    return share * over_slices(scores) + (1 - share) * scores
+
+
+def best_decision(
+    scores: Tensor, labels: Tensor, shares: Sequence[float] = (0.0,), thresholds: Sequence[float] = THRESHOLDS
+) -> tuple[float, float]:
+    """Share and threshold with the largest mean Dice of tumours on these volumes; the first of equals."""
+    tumours = labels == TUMOUR
+    tried: dict[tuple[float, float], float] = {}
+    for share in shares:
+        chance = blended(scores, share).softmax(1)[:, TUMOUR]
+        tried |= {(share, at): float(dice(chance >= at, tumours, 1).mean()) for at in thresholds}
+    return max(tried, key=tried.__getitem__)
 
 
 BOXES = ((1, 1), (1, 3), (3, 3), (3, 5), (3, 7), (5, 9))
@@ -444,9 +464,8 @@ def phantoms(
     checks.at_least(1, n=n)
     checks.at_least(4, size=size, depth=depth)
     checks.finite(noise=noise)
-    for correlation in correlations:
-        if not 0 <= correlation <= 1:
-            raise ValueError(f"correlations must be in 0..1, got {correlation}")
+    if wrong := [value for value in correlations if not 0 <= value <= 1]:
+        raise ValueError(f"correlations must be in 0..1, got {wrong}")
 
     def between(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(n, *shape, generator=generator)

@@ -94,11 +94,15 @@ class FilterMLP(nn.Module):
         self.frequency = nn.Parameter(torch.ones(width))
         self.last = nn.Linear(width, outputs, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (..., outputs)."""
+    def hidden(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> what enters the last layer, (..., width)."""
         for layer in self.inner:
             x = torch.sin(self.frequency * layer(x))
-        return self.last(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs)."""
+        return self.last(self.hidden(x))
 
 
 class ImplicitFilter2d(nn.Module):
@@ -400,16 +404,42 @@ def least_of_rivals(targets: Tensor, parameters: int) -> dict[str, float]:
 
     ``products``: a sum of products of a row and a column, as many for each kernel. ``basis``: combinations of
     kernels that all share. Both are cut singular value decompositions (Eckart and Young), float64.
+    ``cells``: the largest values alone, each with its place, two numbers.
     """
     dim, g, _ = targets.shape
-    flat = torch.linalg.svdvals(targets.double().flatten(1)).square()
-    each = torch.linalg.svdvals(targets.double()).square().sum(0)
-    # The squared singular values, and the parameters of one more term.
-    rivals = {"products": (each, 2 * g * dim), "basis": (flat, g**2 + dim)}
+    wide = targets.double()
+    each = torch.linalg.svdvals(wide).square().sum(0)
+    flat = torch.linalg.svdvals(wide.flatten(1)).square()
+    largest = wide.flatten().square().sort(descending=True).values
+    # What one more term takes away of the squared error, and its parameters.
+    rivals = {"products": (each, 2 * g * dim), "basis": (flat, g**2 + dim), "cells": (largest, 2)}
     return {
         name: float((values[math.ceil(parameters / size) :].sum() / values.sum()).sqrt())
         for name, (values, size) in rivals.items()
     }
+
+
+def floor(targets: Tensor, width: int) -> float:
+    """The least relative error of a filter whose last layer has ``width`` inputs: all kernels share them."""
+    squares = torch.linalg.svdvals(targets.double().flatten(1)).square()
+    return float((squares[width:].sum() / squares.sum()).sqrt())
+
+
+def last_layer_error(filter: ImplicitFilter2d, targets: Tensor) -> float:
+    """Relative error of the fit of ``targets`` (dim, g, g) by the last layer alone of a 2d filter."""
+    (mlp,) = filter.mlps
+    assert isinstance(mlp, FilterMLP)  # for mypy: a ModuleList forgets
+    with torch.no_grad():
+        hidden = mlp.hidden(on_grid(filter.features)).flatten(0, 1).double()
+    wanted = targets.double().flatten(1).mT
+    fit = hidden @ torch.linalg.lstsq(hidden, wanted, driver="gelsd").solution
+    return float((fit - wanted).norm() / wanted.norm())
+
+
+def outside_corner(kernel: Tensor) -> float:
+    """Share of the absolute values of kernels (dim, g, g) beyond the 2 x 2 corner, which a 3 x 3 one sees."""
+    values = kernel.abs()
+    return float(1 - values[:, :2, :2].sum() / values.sum())
 
 
 # --- what is measured -------------------------------------------------------------------------------------
