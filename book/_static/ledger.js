@@ -28,9 +28,9 @@
       const set = fields.filter((name) => wanted[name]).map((name) => [name, wanted[name]]);
       for (const row of rows) row.hidden = !fits(row, wanted);
       for (const paper of papers) {
-        paper.hidden = !paper.querySelector("tbody tr:not([hidden])");
-        // Who asks for more than a part wants to read.
-        paper.open = !paper.hidden && set.some(([name]) => name !== "part");
+        paper.hidden = paper.parentElement.hidden = !paper.querySelector("tbody tr:not([hidden])");
+        // Who asks for more than a part wants to read; a claim that was asked for stays open.
+        paper.open = !paper.hidden && (set.some(([name]) => name !== "part") || paper.querySelector("tr.asked") !== null);
       }
       for (const part of document.querySelectorAll(".papers section"))
         part.hidden = !part.querySelector("details:not([hidden])");

@@ -521,6 +521,7 @@ def test_a_shipped_sweep_is_recorded_whole_and_has_a_page(path):
 RECORD = """
 slug: tiny
 part: optics
+name: Tiny
 title: Tiny
 authors: [Nobody]
 year: 2026

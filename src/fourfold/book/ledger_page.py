@@ -191,9 +191,10 @@ def _paper(claims: Sequence[Any], head: str) -> str:
     rows = "".join(map(_row, claims))
     table = f"<table class='ledger'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return (
-        f"<details data-part='{first.part}' data-paper='{first.slug}'>"
-        f"<summary>{name}<span class='claims'>{line}</span></summary>"
-        f"<p class='title'>{escape(first.paper)}</p>{scrolled(label, table)}</details>"
+        f"<div class='paper'><details data-part='{first.part}' data-paper='{first.slug}'>"
+        f"<summary>{name}</summary><p class='title'>{escape(first.paper)}</p>"
+        f"{scrolled(label, table)}</details>"
+        f"<span class='claims'>{line}</span></div>"
     )
 
 
