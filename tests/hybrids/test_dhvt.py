@@ -478,12 +478,6 @@ def test_parameters_that_no_network_can_have_are_refused_by_name(given, message)
         parameters.validate(record, record.values("quick") | given)
 
 
-def test_claims_about_trained_networks_need_trained_networks():
-    claims = [claim for claim in records.load("dhvt").claims if "recorded" in claim.evidence]
-    assert claims
-    assert all("trained" in claim.conditions for claim in claims)
-
-
 REFUSED = [
     (lambda: SOPE(1, 8, 8), "patch must be one of 2, 4, 16, got 8"),
     (lambda: SOPE(1, 4, 16), r"2 \*\* 3 must be >= 1 and divide dim = 4, got 8"),

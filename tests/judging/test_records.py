@@ -256,7 +256,7 @@ def test_every_abstract_is_cut_into_clauses():
     assert not [record.slug for record in records.load_all() if not record.abstract]
 
 
-@pytest.mark.parametrize("slug", ["channelvit", "cvt", "glmix", "h_denseunet", "smt"])
+@pytest.mark.parametrize("slug", ["channelvit", "cvt", "dhvt", "glmix", "h_denseunet", "smt"])
 def test_claims_about_trained_networks_need_trained_networks(slug):
     claims = [claim for claim in records.load(slug).claims if "recorded" in claim.evidence]
     assert claims

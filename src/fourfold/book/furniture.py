@@ -214,11 +214,11 @@ def evidence_box(
         for claim, f in found
     )
     heads = "".join(f"<th scope='col'>{head}</th>" for head in ("Quantity", "Recorded", "This copy", "It"))
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
     return (
         f"<div class='evidence{' amiss' if amiss else ''}'>{text}"
         f"<details><summary>This copy's run {agreement}</summary>"
-        "<div class='scroll' tabindex='0' role='region' aria-label='This run beside the record'>"
-        f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div></details></div>"
+        f"{ledger_page.scrolled('This run beside the record', table)}</details></div>"
     )
 
 
@@ -240,9 +240,9 @@ def parameter_table(record: Record) -> str:
     heads = "".join(
         f"<th scope='col'>{head}</th>" for head in ("Name", "Meaning", "Quick", "Full", "Allowed")
     )
-    return (
-        "<div class='scroll' tabindex='0' role='region' aria-label='Parameters of this page'>"
-        f"<table class='parameters'><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    return ledger_page.scrolled(
+        "Parameters of this page",
+        f"<table class='parameters'><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>",
     )
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from functools import cache
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +20,7 @@ SIZE = (360, 240)
 """Pixels that a picture fits into; most screens show them at two thirds."""
 
 
+@cache
 def headline(run: Path) -> bytes | None:
     """The figure of the cell tagged ``headline``, as PNG, small; None if the run shows none."""
     cells = executed.code_cells(nbformat.read(run, as_version=4))

@@ -57,8 +57,8 @@ def values(slug: str, seeds: int, seed: int | None = None) -> dict[str, Any]:
         raise ValueError(f"SEED must be >= {FRESH}, got {seed}: smaller ones are the book's own")
     wanted = record.values("recorded") | {"seeds": seeds, "seed": seed}
     parameters.validate(record, wanted)
-    known = {one for file in accepted(slug) for one in _seeds(file)}
-    if again := known & _seeds({"parameters": wanted}):
+    known = {one for file in accepted(slug) for one in _seeds(file["parameters"])}
+    if again := known & _seeds(wanted):
         raise ValueError(f"SEED: a replication that is here used {_listed(again)}")
     return wanted
 
@@ -115,7 +115,7 @@ def refusal(record: Record, entry: Mapping[str, Any], others: Sequence[Mapping[s
         if criteria != rule.digest(record.claim(claim)):
             return f"{claim} has other criteria today"
     for other in (run, *others):
-        if again := _seeds(entry) & _seeds(other):
+        if again := _seeds(entry["parameters"]) & _seeds(other["parameters"]):
             return f"it repeats {_listed(again)}"
     return None
 
@@ -165,15 +165,14 @@ def words(record: Record, claim_id: str) -> str:
         check = spot_check.compare(quantity, finding["values"], [value for part in here for value in part])
         if check and check.agrees is False:
             differing.append(f"{quantity.what} ({check.words.removeprefix('this run disagrees: ')})")
-    number = sum(len(_seeds(entry)) for entry in there)
+    number = sum(len(_seeds(entry["parameters"])) for entry in there)
     where = ", ".join(dict.fromkeys(entry["processor"] for entry in there))
     told = f"they disagree in {'; '.join(differing)}" if differing else "they agree"
     return f"Replicated at {number} fresh seeds ({where}): {told}."
 
 
-def _seeds(run: Mapping[str, Any]) -> set[int]:
-    first = run["parameters"]["seed"]
-    return set(range(first, first + run["parameters"]["seeds"]))
+def _seeds(given: Mapping[str, Any]) -> set[int]:
+    return set(range(given["seed"], given["seed"] + given["seeds"]))
 
 
 def _listed(seeds: set[int]) -> str:
