@@ -136,12 +136,3 @@ def test_a_mutated_run_has_the_recorded_parameters_at_four_seeds(record, monkeyp
     recorded = record.values("recorded")
     assert {key: given[key] for key in recorded} == recorded | {"seeds": 4}
     assert parameters.validate(record, {key: given[key] for key in recorded})["seeds"] == 4
-
-
-def test_where_a_few_mutated_seeds_say_nothing_all_recorded_ones_are_asked(monkeypatch):
-    verdicts = [{"claim": "A", "verdict": "reproduced"}, {"claim": "B", "verdict": "inconclusive"}]
-    monkeypatch.setattr(evidence, "read", lambda slug, tier: {"verdicts": verdicts})
-    untold = {"word": "inconclusive", "turned": False}
-    assert mutation._untold("x", {"A": untold, "B": untold}, ["A", "B"]) == ["A"]
-    assert mutation._untold("x", {"A": {"word": "inconclusive", "turned": True}}, ["A"]) == []
-    assert mutation._untold("x", {"A": {"word": "reproduced", "turned": False}}, ["A"]) == []

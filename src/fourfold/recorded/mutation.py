@@ -4,10 +4,9 @@ A chapter's test file holds ``MUTATIONS``, pairs of a name in the paper's module
 smallest change without which the paper would have nothing to say. `measure` runs the part of the page that
 judges a claim with the replacement in place, at a few seeds. The claim is *turned* when its word, from these
 seeds alone, is no longer "reproduced", and, where it depends on seeds, a criterion lies outside of what the
-recorded run makes likely. Where a few seeds end in neither, and the recorded run says "reproduced", as many
-seeds as were recorded are asked. A claim that is not turned survives without its mechanism, and so is no
-finding about it: its card says "inconclusive". ``data/mutations`` keeps what came out. What rests on timings
-is left to the ablation that was timed beside it.
+recorded run makes likely. One that is not turned survives without its mechanism, and so is no finding about
+it: its card says "inconclusive". ``data/mutations`` keeps what came out. What rests on timings is left
+to the ablation that was timed beside it.
 """
 
 import argparse
@@ -97,13 +96,8 @@ def named(record: Record, exact: bool = False) -> dict[str, list[str]]:
     return wanted
 
 
-def measure(
-    slug: str, mutation: str, claims: Collection[str], seeds: int | None = SEEDS
-) -> dict[str, Outcome]:
-    """Judge these claims of a chapter with one of its mutations in place. Changes this process for good.
-
-    ``seeds``: how many; None for as many as were recorded.
-    """
+def measure(slug: str, mutation: str, claims: Collection[str]) -> dict[str, Outcome]:
+    """Judge these claims of a chapter with one of its mutations in place. Changes this process for good."""
     from fourfold import chapter
     from fourfold.recorded import slicing, sources
 
@@ -117,9 +111,7 @@ def measure(
 
     code = slicing.slice_for(sources.experiment(record.notebook), claims)
     # As recorded but for the seeds: with quick parameters some claims would not be measured at all.
-    parameters = record.values("recorded")
-    if seeds is not None:
-        parameters |= {"seeds": seeds}
+    parameters = record.values("recorded") | {"seeds": SEEDS}
     with mock.patch.object(chapter.Chapter, "judge", judge), mock.patch(change.target, change.replacement):
         exec(compile(code, f"{slug} under {mutation}", "exec"), {"__name__": "__main__", **parameters})
     run = evidence.read(slug, "recorded")
@@ -168,35 +160,18 @@ def run(slugs: Collection[str], exact: bool = False) -> dict[str, dict[str, Outc
     """
     wanted = [(slug, *item) for slug in slugs for item in named(records.load(slug), exact).items()]
     found: dict[str, dict[str, Outcome]] = {slug: {} for slug in slugs}
-
-    def measure_all(jobs: Collection[tuple[Any, ...]]) -> None:
-        running = {pool.submit(measure, *job): job for job in jobs}
-        for future, (slug, mutation, *_) in running.items():
-            try:
-                found[slug] |= future.result()
-            except Exception as error:
-                raise ValueError(f"{slug} does not run under its mutation {mutation}: {error}") from error
-
     # A process for each: a patched module must not be seen by the next. Each has one thread.
     with ProcessPoolExecutor(
         mp_context=multiprocessing.get_context("spawn"),
         max_tasks_per_child=1,
     ) as pool:
-        measure_all(wanted)
-        again = [(slug, mutation, _untold(slug, found[slug], claims)) for slug, mutation, claims in wanted]
-        measure_all([(*job, None) for job in again if job[-1]])
+        running = {pool.submit(measure, *job): job for job in wanted}
+        for future, (slug, mutation, _) in running.items():
+            try:
+                found[slug] |= future.result()
+            except Exception as error:
+                raise ValueError(f"{slug} does not run under its mutation {mutation}: {error}") from error
     return found
-
-
-def _untold(slug: str, outcomes: Mapping[str, Outcome], claims: Collection[str]) -> list[str]:
-    """The claims that the recorded run reproduced and of which a few mutated seeds say neither."""
-    run = evidence.read(slug, "recorded") or {"verdicts": []}
-    held = {verdict["claim"] for verdict in run["verdicts"] if verdict["verdict"] == "reproduced"}
-    return [
-        claim
-        for claim in claims
-        if claim in held and not outcomes[claim]["turned"] and outcomes[claim]["word"] != "reproduced"
-    ]
 
 
 def keep(slug: str, outcomes: Mapping[str, Outcome]) -> None:
