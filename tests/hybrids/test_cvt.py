@@ -80,19 +80,8 @@ def to_hugging_face(state: dict[str, torch.Tensor], depths: tuple[int, ...]) -> 
     return renamed
 
 
-def jolted(net: nn.Module) -> nn.Module:
-    """Every weight and running average away from its start, so that none of them can be mixed up unseen."""
-    generator = torch.Generator().manual_seed(1)
-    for name, value in net.state_dict().items():
-        if value.is_floating_point():
-            noise = 0.05 * torch.randn(value.shape, generator=generator)
-            value.add_(noise.abs() if name.endswith("running_var") else noise)
-    return net
-
-
-def test_it_is_the_network_of_transformers():
-    with seeded(0):
-        ours = jolted(CvT(cvt_spec("CvT-13")._replace(act="gelu"), 3, 1000)).eval()
+def test_it_is_the_network_of_transformers(jolted):
+    ours = jolted(CvT, cvt_spec("CvT-13")._replace(act="gelu"), 3, 1000, by=0.05).float()
     theirs = CvtForImageClassification(CvtConfig(num_labels=1000)).eval()
     theirs.load_state_dict(to_hugging_face(ours.state_dict(), (1, 2, 10)))
     x = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(2))

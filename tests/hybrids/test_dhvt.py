@@ -38,27 +38,12 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def jolted(net: nn.Module) -> nn.Module:
-    """Every weight and running average away from its start, so that none of them can be mixed up unseen."""
-    generator = torch.Generator().manual_seed(1)
-    for name, value in net.state_dict().items():
-        if value.is_floating_point():
-            noise = 0.3 * torch.randn(value.shape, generator=generator, dtype=value.dtype)
-            value.add_(noise.abs() if name.endswith("running_var") else noise)
-    return net
-
-
-def made(make, *sizes, **how) -> nn.Module:
-    with seeded(0):
-        return jolted(make(*sizes, **how).double()).eval()
-
-
 # --- oracles ----------------------------------------------------------------------------------------------
 
 
-def test_attention_with_head_tokens_is_the_papers_written_down_with_torchs_attention():
+def test_attention_with_head_tokens_is_the_papers_written_down_with_torchs_attention(jolted):
     dim, heads, d = 12, 3, 4
-    ours = made(HeadInteractionAttention, dim, heads)
+    ours = jolted(HeadInteractionAttention, dim, heads)
     x = normal(2, 10, dim)
 
     project, norm = ours.head_projection, ours.head_norm
@@ -94,8 +79,8 @@ def normed_by_hand(convolution, norm, x, **how):
 
 
 @pytest.mark.parametrize("side", [1, 3, 4])
-def test_daff_is_the_papers_written_down(side):
-    ours = made(DAFF, 8, 2)
+def test_daff_is_the_papers_written_down(jolted, side):
+    ours = jolted(DAFF, 8, 2)
     x = normal(3, 1 + side * side, 8)
     z = x[:, 1:].mT.reshape(3, 8, side, side)
     u = gelu(normed_by_hand(*ours.up, z))
@@ -109,8 +94,8 @@ def test_daff_is_the_papers_written_down(side):
 
 
 @pytest.mark.parametrize("patch", [2, 4, 16])
-def test_sope_is_the_papers_written_down(patch):
-    ours = made(SOPE, 3, 16, patch)
+def test_sope_is_the_papers_written_down(jolted, patch):
+    ours = jolted(SOPE, 3, 16, patch)
     images = normal(2, 3, 32, 48)
     first, *middle, last = ours.steps
     x = images * first.alpha + first.beta
@@ -126,9 +111,9 @@ def test_sope_is_the_papers_written_down(patch):
     assert ours(images).shape == (2, (32 // patch) * (48 // patch), 16)
 
 
-def test_without_its_parts_it_is_the_vision_transformer_of_transformers():
+def test_without_its_parts_it_is_the_vision_transformer_of_transformers(jolted):
     dim, heads, depth = 8, 2, 2
-    ours = made(vit, tokens=16, **SMALL)
+    ours = jolted(vit, tokens=16, **SMALL)
     config = ViTConfig(
         hidden_size=dim, num_hidden_layers=depth, num_attention_heads=heads, intermediate_size=dim,
         image_size=16, patch_size=4, num_channels=1, num_labels=2, qkv_bias=True, layer_norm_eps=1e-6,
@@ -194,8 +179,8 @@ def derivatives(layer: HeadInteractionAttention, order=slice(None)) -> torch.Ten
     return rearrange(jacobian.abs().amax((1, 2, 3)), "h (g d) -> h g d", g=3).amax(-1)
 
 
-def test_a_head_token_is_made_of_its_channels_alone_and_not_where_these_are_permuted():
-    layer = made(HeadInteractionAttention, 12, 3)
+def test_a_head_token_is_made_of_its_channels_alone_and_not_where_these_are_permuted(jolted):
+    layer = jolted(HeadInteractionAttention, 12, 3)
     blocks = derivatives(layer)
     assert torch.equal(blocks, torch.diag(blocks.diag()))
     assert blocks.diag().min() > 1e-4
@@ -203,9 +188,9 @@ def test_a_head_token_is_made_of_its_channels_alone_and_not_where_these_are_perm
     assert (dealt > 0).sum() > 3
 
 
-def test_registers_are_made_of_nothing_and_are_as_many():
+def test_registers_are_made_of_nothing_and_are_as_many(jolted):
     registers, seeing = (
-        made(HeadInteractionAttention, 12, 3, source=source) for source in ("registers", "means")
+        jolted(HeadInteractionAttention, 12, 3, source=source) for source in ("registers", "means")
     )
     assert derivatives(registers).max() == 0
     assert cost.parameters(registers) == cost.parameters(seeing)
@@ -215,8 +200,8 @@ def test_registers_are_made_of_nothing_and_are_as_many():
 
 
 @pytest.mark.parametrize("gate", ["dynamic", "static", "none"])
-def test_cls_is_multiplied_by_what_the_map_alone_says(gate):
-    layer = made(DAFF, 8, 2, gate=gate)
+def test_cls_is_multiplied_by_what_the_map_alone_says(jolted, gate):
+    layer = jolted(DAFF, 8, 2, gate=gate)
     x, other = normal(2, 17, 8), normal(2, 17, 8, seed=1)
     scaled = torch.cat([3 * x[:, :1], x[:, 1:]], 1)
     torch.testing.assert_close(layer(scaled)[:, 0], 3 * layer(x)[:, 0], **EXACT)
@@ -225,8 +210,8 @@ def test_cls_is_multiplied_by_what_the_map_alone_says(gate):
     assert looks == (gate == "dynamic")
 
 
-def test_weights_alone_stand_in_the_place_of_cls():
-    layer, published_one = made(DAFF, 8, 2, gate="alone"), made(DAFF, 8, 2)
+def test_weights_alone_stand_in_the_place_of_cls(jolted):
+    layer, published_one = jolted(DAFF, 8, 2, gate="alone"), jolted(DAFF, 8, 2)
     x = normal(2, 17, 8)
     torch.testing.assert_close(x[:, 0] * layer(x)[:, 0], published_one(x)[:, 0], **EXACT)
     assert torch.equal(layer(x)[:, 1:], published_one(x)[:, 1:])
@@ -243,8 +228,8 @@ def test_learned_weights_start_where_weights_that_are_read_do():
     assert dynamic(x)[:, 0].abs().max() < 0.1
 
 
-def test_weights_fixed_at_their_mean_are_the_mean_and_nothing_else_changes():
-    net, images = made(DHVT, **SMALL), normal(5, 1, 16, 16)
+def test_weights_fixed_at_their_mean_are_the_mean_and_nothing_else_changes(jolted):
+    net, images = jolted(DHVT, **SMALL), normal(5, 1, 16, 16)
     one = with_mean_weights(net, images[:1])
     torch.testing.assert_close(one(images[:1]), net(images[:1]), **EXACT)
     assert (one(images[1:]) - net(images[1:])).abs().max() > 1e-4
@@ -258,8 +243,8 @@ def test_weights_fixed_at_their_mean_are_the_mean_and_nothing_else_changes():
 
 
 @pytest.mark.parametrize(("kernel", "sees"), [(0, False), (1, False), (3, True)])
-def test_only_its_3_x_3_convolution_sees_neighbours(kernel, sees):
-    layer = made(DAFF, 8, 2, kernel=kernel)
+def test_only_its_3_x_3_convolution_sees_neighbours(jolted, kernel, sees):
+    layer = jolted(DAFF, 8, 2, kernel=kernel)
     x = normal(1, 17, 8)
     changed = x.clone()
     changed[:, 1] += 1
@@ -268,7 +253,7 @@ def test_only_its_3_x_3_convolution_sees_neighbours(kernel, sees):
 
 
 @pytest.mark.parametrize("norm", [True, False])
-def test_tokens_of_sope_share_pixels_and_those_of_a_plain_embedding_do_not(norm):
+def test_tokens_of_sope_share_pixels_and_those_of_a_plain_embedding_do_not(jolted, norm):
     images = normal(1, 1, 16, 16)
     changed = images.clone()
     changed[..., 3, 3] += 1
@@ -276,13 +261,13 @@ def test_tokens_of_sope_share_pixels_and_those_of_a_plain_embedding_do_not(norm)
     def moved(net):
         return ((net(changed) - net(images))[0].abs().amax(-1) > 1e-12).nonzero().flatten().tolist()
 
-    assert moved(made(SOPE, 1, 8, 4, norm=norm)) == [0, 1, 4, 5]
-    assert moved(made(vit, tokens=16, **SMALL).embed) == [0]
+    assert moved(jolted(SOPE, 1, 8, 4, norm=norm)) == [0, 1, 4, 5]
+    assert moved(jolted(vit, tokens=16, **SMALL).embed) == [0]
 
 
-def test_gradients_are_right_in_float64():
-    layer = made(HeadInteractionAttention, 4, 2)
-    feed = made(DAFF, 4, 1)
+def test_gradients_are_right_in_float64(jolted):
+    layer = jolted(HeadInteractionAttention, 4, 2)
+    feed = jolted(DAFF, 4, 1)
     weights = dict(layer.named_parameters()) | {
         f"feed.{name}": value for name, value in feed.named_parameters()
     }
@@ -348,11 +333,11 @@ def order_change(net) -> float:
         return float(((net(x) - net(permuted)).abs() / net(x).std(0)).max())
 
 
-def test_only_convolutions_or_positions_tell_the_order_of_patches():
-    bag = made(DHVT, embed=vit(tokens=16, **SMALL).embed.__class__, mix=Attention, feed=plain_feed, **SMALL)
+def test_only_convolutions_or_positions_tell_the_order_of_patches(jolted):
+    bag = jolted(DHVT, embed=vit(tokens=16, **SMALL).embed.__class__, mix=Attention, feed=plain_feed, **SMALL)
     assert order_change(bag) < 1e-10
-    assert order_change(made(vit, tokens=16, **SMALL)) > 1e-2
-    assert order_change(made(DHVT, **SMALL)) > 1e-2
+    assert order_change(jolted(vit, tokens=16, **SMALL)) > 1e-2
+    assert order_change(jolted(DHVT, **SMALL)) > 1e-2
 
 
 def learned(bars, labels=None, epochs=6):
@@ -439,11 +424,11 @@ def test_what_is_mutated_still_trains(monkeypatch, bars, target, mutation):
             assert weight.grad is None or weight.grad.isfinite().all(), name
 
 
-def test_mutations_take_out_what_they_say(monkeypatch):
+def test_mutations_take_out_what_they_say(jolted, monkeypatch):
     for target, mutation in MUTATIONS:
         monkeypatch.setattr(f"fourfold.hybrids.dhvt.{target}", mutation)
     x, other = normal(2, 17, 8), normal(2, 17, 8, seed=1)
-    feed = made(DAFF, 8, 2)
+    feed = jolted(DAFF, 8, 2)
     assert torch.equal(feed.channel_weights(as_map(x)), feed.channel_weights(as_map(other)))
     changed = x.clone()
     changed[:, 1] += 1
@@ -451,9 +436,9 @@ def test_mutations_take_out_what_they_say(monkeypatch):
     images = normal(1, 1, 16, 16)
     poked = images.clone()
     poked[..., 3, 3] += 1
-    sope = made(SOPE, 1, 8, 4)
+    sope = jolted(SOPE, 1, 8, 4)
     assert ((sope(poked) - sope(images))[0].abs().amax(-1) > 1e-12).sum() == 1
-    cnn = made(SmallCNN, 1, 3)
+    cnn = jolted(SmallCNN, 1, 3)
     turned = torch.rot90(images, dims=(2, 3))
     assert ((cnn.steps[0](turned) - cnn.steps[0](images)).abs()).max() > 1e-3
     torch.testing.assert_close(cnn(turned), cnn(images), **EXACT)

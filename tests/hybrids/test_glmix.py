@@ -51,16 +51,6 @@ def on_meta(make):
         return make()
 
 
-def jolted(net: nn.Module) -> nn.Module:
-    """Every weight and running average away from its start, so that none of them can be mixed up unseen."""
-    generator = torch.Generator().manual_seed(1)
-    for name, value in net.state_dict().items():
-        if value.is_floating_point():
-            noise = 0.3 * torch.randn(value.shape, generator=generator, dtype=value.dtype)
-            value.add_(noise.abs() if name.endswith(("running_var", "tau")) else noise)
-    return net
-
-
 # --- oracles ----------------------------------------------------------------------------------------------
 
 
@@ -94,14 +84,12 @@ def test_cluster_and_dispatch_are_the_slow_loop_over_slots_and_tokens():
 
 @pytest.mark.parametrize(("slots", "how"), [(4, "ada_avgpool"), (3, "param")])
 @pytest.mark.parametrize("position_kernel", [0, 3])
-def test_the_block_is_the_papers_written_down_with_torchs_attention(slots, how, position_kernel):
+def test_the_block_is_the_papers_written_down_with_torchs_attention(jolted, slots, how, position_kernel):
     dim, heads = 6, 2
-    with seeded(0):
-        block = glmix_block(
-            dim, heads, slots, how, kernel=3, mlp_ratio=2,
-            position_kernel=position_kernel, mlp_depthwise=True, layer_scale=0.5,
-        ).double()  # fmt: skip
-    block = jolted(block).eval()
+    block = jolted(
+        glmix_block, dim, heads, slots, how, kernel=3, mlp_ratio=2,
+        position_kernel=position_kernel, mlp_depthwise=True, layer_scale=0.5,
+    )  # fmt: skip
     branch, local = block.mixer.mixers
     x = normal(2, dim, 5, 7)
     out = block(x)
@@ -125,9 +113,8 @@ def test_the_block_is_the_papers_written_down_with_torchs_attention(slots, how, 
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_the_block_beside_it_is_torchs_attention_between_all_tokens(plain):
-    with seeded(0):
-        block = jolted(mhsa_block(8, 2, plain, mlp_ratio=2).double()).eval()
+def test_the_block_beside_it_is_torchs_attention_between_all_tokens(jolted, plain):
+    block = jolted(mhsa_block, 8, 2, plain, mlp_ratio=2)
     x = normal(2, 8, 3, 5)
     tokens = x.flatten(2).mT
     norm = nn.LayerNorm(8, eps=1e-6).double()
@@ -153,9 +140,8 @@ def test_with_a_large_tau_and_a_slot_for_each_token_the_slots_are_attention_betw
     torch.testing.assert_close(branch(u, u), expected, **EXACT)
 
 
-def test_without_contrast_every_token_gets_the_mean_token():
-    with seeded(0):
-        branch = jolted(SlotBranch(8, 2, 4).double())
+def test_without_contrast_every_token_gets_the_mean_token(jolted):
+    branch = jolted(SlotBranch, 8, 2, 4)
     branch.tau.data.zero_()
     u, x = normal(2, 8, 5, 5), normal(2, 8, 5, 5, seed=1)
     mean = u.mean((2, 3))
@@ -203,9 +189,8 @@ def test_the_share_that_is_quadratic_is_the_closed_form_of_attention():
 # --- the parts --------------------------------------------------------------------------------------------
 
 
-def test_queries_are_the_input_before_position_and_norm():
-    with seeded(0):
-        block = jolted(glmix_block(4, 2, 4, position_kernel=3).double()).eval()
+def test_queries_are_the_input_before_position_and_norm(jolted):
+    block = jolted(glmix_block, 4, 2, 4, position_kernel=3)
     seen = []
     block.mixer.mixers[0].register_forward_pre_hook(lambda _, given: seen.append(given))
     x = normal(1, 4, 6, 6)
@@ -257,9 +242,8 @@ def test_a_released_network_starts_as_the_official_one():
 # --- what stands beside it ----------------------------------------------------------------------------------
 
 
-def test_attention_alone_is_attention_on_a_map_of_one_token():
-    with seeded(0):
-        alone = jolted(AloneAttention(8, 2).double())
+def test_attention_alone_is_attention_on_a_map_of_one_token(jolted):
+    alone = jolted(AloneAttention, 8, 2)
     dense = PixelAttention(8, 2).double()
     dense.load_state_dict(alone.state_dict())
     u = normal(2, 8, 3, 4)
@@ -339,14 +323,14 @@ def test_digits_lie_within_reach_and_are_whole():
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
-def test_what_only_convolves_cannot_see_the_digit(kernel):
+def test_what_only_convolves_cannot_see_the_digit(jolted, kernel):
     def net(mixer):
-        return FarReadout(8, [Shell(8, mixer(), mlp_ratio=1) for _ in range(2)]).double().eval()
+        return FarReadout(8, [Shell(8, mixer(), mlp_ratio=1) for _ in range(2)])
 
     canvas = far_readout(some_digits(2), torch.Generator().manual_seed(0)).images.double()
-    blind = jolted(net(lambda: Sum(LocalBranch(8, kernel))))
+    blind = jolted(net, lambda: Sum(LocalBranch(8, kernel)))
     torch.testing.assert_close(blind(canvas), blind(torch.zeros_like(canvas)), **EXACT)
-    slots = jolted(net(lambda: Sum(SlotBranch(8, 2, 4), LocalBranch(8, kernel))))
+    slots = jolted(net, lambda: Sum(SlotBranch(8, 2, 4), LocalBranch(8, kernel)))
     assert (slots(canvas) - slots(torch.zeros_like(canvas))).abs().max() > 1e-3
 
 

@@ -37,7 +37,7 @@ from fourfold.hybrids.h_denseunet import (
     within,
 )
 from fourfold.judging import parameters, records
-from fourfold.training import Recipe, seeded, shuffled, stream, train
+from fourfold.training import Recipe, shuffled, stream, train
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 SMALL = fitting(4, 4, (1, 1))
@@ -51,18 +51,6 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 def on_meta(spec: Spec) -> DenseUNet:
     with torch.device("meta"):
         return DenseUNet(spec)
-
-
-def jolted(make) -> nn.Module:
-    """A module in double precision, every weight and running average away from its start."""
-    with seeded(0):
-        net = make().double().eval()
-    generator = torch.Generator().manual_seed(1)
-    for name, value in net.state_dict().items():
-        if value.is_floating_point():
-            noise = 0.3 * torch.randn(value.shape, generator=generator, dtype=value.dtype)
-            value.add_(noise.abs() if name.endswith("running_var") else noise)
-    return net
 
 
 def hybrid(three_d: Spec = DEEP, **how) -> HDenseUNet:
@@ -100,8 +88,8 @@ def by_hand(net: DenseUNet, x: torch.Tensor) -> torch.Tensor:
     return conv2d(step(2, step(1, up, box0), 0), net.head.weight, net.head.bias)
 
 
-def test_a_network_is_the_papers_written_down():
-    net = jolted(lambda: DenseUNet(SMALL))
+def test_a_network_is_the_papers_written_down(jolted):
+    net = jolted(DenseUNet, SMALL)
     x = normal(2, 3, 16, 24)
     torch.testing.assert_close(net(x), by_hand(net, x), **EXACT)
 
@@ -167,8 +155,8 @@ def test_slices_have_their_neighbours_and_ends_repeat():
 
 
 @pytest.mark.parametrize("along", ["strided", "full", "in-plane"])
-def test_only_an_in_plane_network_sees_each_slice_by_itself(along):
-    net = jolted(lambda: DenseUNet(DEEP._replace(along=along)))
+def test_only_an_in_plane_network_sees_each_slice_by_itself(jolted, along):
+    net = jolted(DenseUNet, DEEP._replace(along=along))
     volume = normal(1, 4, 8, 16, 8).requires_grad_()
     assert net(volume).shape == (1, 3, 8, 16, 8)
     (gradient,) = torch.autograd.grad(net(volume)[:, :, 2].sum(), volume)
@@ -187,7 +175,7 @@ def test_means_over_slices():
 # --- the hybrid -------------------------------------------------------------------------------------------
 
 
-def test_the_hybrid_is_its_parts_joined():
+def test_the_hybrid_is_its_parts_joined(jolted):
     net = jolted(hybrid)
     volume = normal(2, 1, 4, 8, 8)
     images = adjacent_slices(volume)
@@ -198,8 +186,8 @@ def test_the_hybrid_is_its_parts_joined():
 
 
 @pytest.mark.parametrize("cut", [(), ("context",), ("sum",), ("context", "sum")])
-def test_cut_places_let_no_gradient_through_and_change_no_score(cut):
-    net, whole = jolted(partial(hybrid, cut=cut)), jolted(hybrid)
+def test_cut_places_let_no_gradient_through_and_change_no_score(jolted, cut):
+    net, whole = jolted(hybrid, cut=cut), jolted(hybrid)
     volume = normal(1, 1, 4, 8, 8)
     assert torch.equal(net(volume), whole(volume))
     net(volume).square().sum().backward()
@@ -208,10 +196,10 @@ def test_cut_places_let_no_gradient_through_and_change_no_score(cut):
     assert all(weight.grad is not None for weight in net.three_d.parameters())
 
 
-def test_context_of_zeros_or_blur_hides_the_scores():
+def test_context_of_zeros_or_blur_hides_the_scores(jolted):
     volume = normal(1, 1, 4, 8, 8)
     for context, expected in (("zeros", torch.zeros(1, 3, 4, 8, 8, dtype=torch.float64)), ("blurred", None)):
-        net = jolted(partial(hybrid, context=context))
+        net = jolted(hybrid, context=context)
         given = net.guide(volume, normal(1, 3, 4, 8, 8))
         assert torch.equal(given, net.guide(volume, normal(1, 3, 4, 8, 8, seed=1)))
         assert expected is None or torch.equal(given, expected)
@@ -227,7 +215,7 @@ def test_training_leaves_the_running_averages_of_the_2d_network():
 
 
 @pytest.mark.parametrize("make", [partial(DenseUNet, SMALL), hybrid])
-def test_gradients_are_right_in_float64(make):
+def test_gradients_are_right_in_float64(jolted, make):
     net = jolted(make)
     x = normal(1, 3, 8, 8) if isinstance(net, DenseUNet) else normal(1, 1, 4, 8, 8)
     assert torch.autograd.gradcheck(net, (x.requires_grad_(),), fast_mode=True)

@@ -57,15 +57,6 @@ def on_meta(make):
         return make()
 
 
-def jolted(net: nn.Module) -> nn.Module:
-    """Every weight away from its start, so that none of them can be mixed up unseen."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for value in net.parameters():
-            value.add_(0.05 * torch.randn(value.shape, generator=generator))
-    return net
-
-
 # --- the mixer --------------------------------------------------------------------------------------------
 
 
@@ -182,10 +173,9 @@ def to_hugging_face(depths: tuple[int, ...]) -> dict[str, str]:
     return names
 
 
-def test_convnext_is_that_of_transformers():
+def test_convnext_is_that_of_transformers(jolted):
     spec = convnext_tiny()._replace(depths=(1, 2, 1, 1), dims=(16, 24, 32, 40))
-    with seeded(0):
-        ours = jolted(MetaNeXt(spec, 3, 10)).eval()
+    ours = jolted(MetaNeXt, spec, 3, 10, by=0.05).float()
     config = ConvNextConfig(hidden_sizes=[16, 24, 32, 40], depths=[1, 2, 1, 1], num_labels=10)
     theirs = ConvNextForImageClassification(config).eval()
     names, renamed = to_hugging_face((1, 2, 1, 1)), {}
@@ -225,9 +215,8 @@ def test_a_ratio_of_four_in_the_last_stage_misses_the_published_number():
     assert round(cost.parameters(wide) / 1e6) == 32
 
 
-def test_a_block_is_its_formula_with_one_residual():
-    with seeded(0):
-        block = jolted(MetaNeXtBlock(8, PartialDWConv2d(8), "layer", 2, "linear", scale0=0.5)).double()
+def test_a_block_is_its_formula_with_one_residual(jolted):
+    block = jolted(lambda: MetaNeXtBlock(8, PartialDWConv2d(8), "layer", 2, "linear", scale0=0.5), by=0.05)
     x = normal(2, 8, 5, 6)
     last = block.norm(block.mixer(x)).permute(0, 2, 3, 1)
     change = gelu(last @ block.mlp.up.weight.mT + block.mlp.up.bias) @ block.mlp.down.weight.mT

@@ -45,18 +45,6 @@ def on_meta(*how, **more):
         return SMT(*how, **more)
 
 
-def jolted(make) -> nn.Module:
-    """A module in double precision, every weight and running average away from its start."""
-    with seeded(0):
-        net = make().double().eval()
-    generator = torch.Generator().manual_seed(1)
-    for name, value in net.state_dict().items():
-        if value.is_floating_point():
-            noise = 0.3 * torch.randn(value.shape, generator=generator, dtype=value.dtype)
-            value.add_(noise.abs() if name.endswith("running_var") else noise)
-    return net
-
-
 # --- oracles ----------------------------------------------------------------------------------------------
 
 
@@ -79,15 +67,15 @@ def by_hand(sam: SAM, x: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("dim", "heads", "size"), [(16, 4, (5, 7)), (12, 2, (3, 1)), (9, 3, (2, 10))])
-def test_modulation_is_the_papers_written_down(dim, heads, size):
-    sam = jolted(lambda: SAM(dim, heads))
+def test_modulation_is_the_papers_written_down(jolted, dim, heads, size):
+    sam = jolted(SAM, dim, heads)
     x = normal(2, *size, dim)
     torch.testing.assert_close(sam(x), by_hand(sam, x, heads), **EXACT)
 
 
-def test_late_blocks_are_torchs_attention_and_a_convolution_of_the_values():
+def test_late_blocks_are_torchs_attention_and_a_convolution_of_the_values(jolted):
     dim, heads = 8, 2
-    ours = jolted(lambda: LocalGlobalAttention(dim, heads))
+    ours = jolted(LocalGlobalAttention, dim, heads)
     theirs = nn.MultiheadAttention(dim, heads, batch_first=True).double()
     theirs.in_proj_weight.data = torch.cat([ours.query.weight, ours.key_value.weight])
     theirs.in_proj_bias.data = torch.cat([ours.query.bias, ours.key_value.bias])
@@ -101,7 +89,7 @@ def test_late_blocks_are_torchs_attention_and_a_convolution_of_the_values():
     torch.testing.assert_close(ours(x), ours.out(everywhere + local), **EXACT)
 
 
-def test_the_block_is_two_scaled_branches_with_a_convolution_in_the_second():
+def test_the_block_is_two_scaled_branches_with_a_convolution_in_the_second(jolted):
     block = jolted(lambda: SMTBlock(8, SAM(8), 2, layer_scale=0.5))
     x = normal(2, 4, 6, 8)
 
@@ -186,10 +174,10 @@ def test_the_strategies():
     ] * 2
 
 
-def test_groups_hold_one_channel_of_every_head_and_without_interleaving_neighbours():
+def test_groups_hold_one_channel_of_every_head_and_without_interleaving_neighbours(jolted):
     assert saa_groups(16, 4) == [[j, 4 + j, 8 + j, 12 + j] for j in range(4)]
     for interleave, expected in ((True, saa_groups(16, 4)), (False, torch.arange(16).view(4, 4).tolist())):
-        fuse = jolted(partial(ScaleAwareAggregation, 16, interleave=interleave))
+        fuse = jolted(ScaleAwareAggregation, 16, interleave=interleave)
         for channel in range(16):
             x = normal(1, 16, 1, 1)
             other = x.clone()
@@ -199,8 +187,8 @@ def test_groups_hold_one_channel_of_every_head_and_without_interleaving_neighbou
             assert groups == [next(g for g, members in enumerate(expected) if channel in members)]
 
 
-def test_each_gate_is_what_it_says():
-    gated = {gate: jolted(partial(SAM, 8, gate=gate)) for gate in ("product", "sum", "value", "modulator")}
+def test_each_gate_is_what_it_says(jolted):
+    gated = {gate: jolted(SAM, 8, gate=gate) for gate in ("product", "sum", "value", "modulator")}
     for other in ("sum", "value", "modulator"):
         gated[other].load_state_dict(
             {name: gated["product"].state_dict()[name] for name in gated[other].state_dict()}
@@ -212,9 +200,9 @@ def test_each_gate_is_what_it_says():
     assert cost.parameters(gated["sum"]) == cost.parameters(gated["product"])
 
 
-def test_a_single_wide_kernel_can_stand_for_the_narrow_one():
-    narrow = jolted(lambda: MultiHeadMixedConv(8, 4, (3,) * 4))
-    wide = jolted(lambda: MultiHeadMixedConv(8, 4, (9,) * 4))
+def test_a_single_wide_kernel_can_stand_for_the_narrow_one(jolted):
+    narrow = jolted(MultiHeadMixedConv, 8, 4, (3,) * 4)
+    wide = jolted(MultiHeadMixedConv, 8, 4, (9,) * 4)
     for small, large in zip(narrow.heads, wide.heads, strict=True):
         large.weight.data.zero_()
         large.weight.data[..., 3:6, 3:6] = small.weight.data
@@ -226,7 +214,7 @@ def test_a_single_wide_kernel_can_stand_for_the_narrow_one():
 @pytest.mark.parametrize(
     "make", [partial(SAM, 4, 2), partial(LocalGlobalAttention, 4, 2), partial(MLP, 4, 1)]
 )
-def test_gradients_are_right_in_float64(make):
+def test_gradients_are_right_in_float64(jolted, make):
     module = jolted(make)
     weights = dict(module.named_parameters())
 
@@ -251,7 +239,7 @@ def test_reach_is_nothing_at_the_centre_and_one_where_spread_evenly():
         reach(torch.ones(1, 1))
 
 
-def test_influence_is_the_support_of_the_block_and_not_what_it_hands_on():
+def test_influence_is_the_support_of_the_block_and_not_what_it_hands_on(jolted):
     x = normal(2, 15, 15, 8)
     draw = torch.Generator().manual_seed(0)
     block = jolted(lambda: SMTBlock(8, SAM(8), 1))
@@ -262,8 +250,8 @@ def test_influence_is_the_support_of_the_block_and_not_what_it_hands_on():
     assert not influence(nn.Identity(), x, draw).any()
 
 
-def test_inputs_of_blocks_are_found_and_hooks_are_gone():
-    net = jolted(lambda: SMT(TINY, in_chans=1, classes=3))
+def test_inputs_of_blocks_are_found_and_hooks_are_gone(jolted):
+    net = jolted(SMT, TINY, in_chans=1, classes=3)
     found = inputs_of(net, normal(2, 1, 12, 10))
     assert [tuple(x.shape) for x in found] == [(2, 6, 5, 8), (2, 6, 5, 8), (2, 3, 3, 16)]
     torch.testing.assert_close(net.stages[0][0](found[0]), found[1], **EXACT)
@@ -365,8 +353,8 @@ def test_bad_input_is_refused_with_the_numbers(call, message):
         call()
 
 
-def test_a_convolution_of_a_map_is_that_of_its_view():
-    convolution = jolted(lambda: Convolution(4))
+def test_a_convolution_of_a_map_is_that_of_its_view(jolted):
+    convolution = jolted(Convolution, 4)
     x = normal(1, 3, 5, 4)
     expected = convolution.out(convolution.local(convolution.enter(x).movedim(-1, 1)).movedim(1, -1))
     torch.testing.assert_close(convolution(x), expected, **EXACT)
