@@ -29,6 +29,7 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, cross_entropy
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -40,7 +41,7 @@ ACCUMULATOR, WIDE = 32, 16
 """Bits of an accumulator, and of the sum of a residual block."""
 
 SMALLEST = 1e-8
-"""The least range of a tensor, so that one of zeros has a scale."""
+"""The least range of weights, so that a channel of zeros has a scale."""
 
 # --- quantisers -------------------------------------------------------------------------------------------
 
@@ -83,13 +84,19 @@ def dyadic(ratio: Tensor, bits: int = 31) -> tuple[Tensor, Tensor]:
     """Multipliers m and shifts c, int64, with ratio = m / 2^c up to a relative error of 2^-bits.
 
     The mantissa of each ratio, of any shape, is rounded to ``bits`` bits; with one, m / 2^c is a power of
-    two. Raises ``ValueError`` for bits outside 1..31, and for a ratio that is not > 0.
+    two. c is in 1..62, m at most 2^31. Raises ``ValueError`` for bits outside 1..31, for a ratio that is not
+    > 0, and for one so small or large that int64 has no room.
     """
     checks.between(1, 31, "products must fit into 64 bits", bits=bits)
     if not bool(((ratio > 0) & ratio.isfinite()).all()):
         raise ValueError(f"ratio must be finite and > 0, got {ratio.min().item()} to {ratio.max().item()}")
     fraction, exponent = torch.frexp(ratio.double())
-    return (fraction * 2**bits + 0.5).floor().long(), bits - exponent.long()
+    m, c = (fraction * 2**bits + 0.5).floor().long(), bits - exponent.long()
+    # A short mantissa of a ratio above 1 leaves nothing to shift by: lengthen it with zeros.
+    zeros = (1 - c).clamp(min=0)
+    if int(c.max()) > 62 or int(zeros.max()) + bits > 31:
+        raise ValueError(f"ratio must be in 2^{bits - 62}..2^30, got {ratio.min():g} to {ratio.max():g}")
+    return m << zeros, c + zeros
 
 
 def requantize(acc: Tensor, m: Tensor, c: Tensor) -> Tensor:
@@ -112,9 +119,8 @@ class Rescale(NamedTuple):
 
 
 def rescale(scale: Tensor, target: float, mantissa_bits: int = 31) -> Rescale:
-    """Raises ``ValueError`` for a ratio whose shift is not in 1..62: nothing to shift, or nothing left."""
+    """From what units are worth, (channels,), to a target. Raises ``ValueError`` as `dyadic` does."""
     m, c = dyadic(scale / target, mantissa_bits)
-    checks.between(1, 62, "int64", **{"a shift": int(c.min()), "a shift ": int(c.max())})
     return Rescale(scale, target, m.view(-1, 1, 1), c.view(-1, 1, 1))
 
 
@@ -192,12 +198,15 @@ def fold(net: SmallResNet) -> SmallResNet:
     for parent in list(folded.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Sequential):
-                setattr(parent, name, fuse_conv_bn_eval(child[0], child[1]))
+                conv, norm = child
+                assert isinstance(conv, nn.Conv2d)
+                assert isinstance(norm, nn.BatchNorm2d)
+                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
     return folded
 
 
 def folded_conv(module: object) -> nn.Conv2d:
-    """The module itself. Raises ``ValueError`` unless it is a convolution with a bias: BatchNorm not folded."""
+    """The module itself. Raises ``ValueError`` unless it is a convolution with a bias."""
     if not isinstance(module, nn.Conv2d) or module.bias is None:
         raise ValueError(f"fold BatchNorm first, got {type(module).__name__}")
     return module
@@ -214,13 +223,16 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 
 
 def ranges(net: SmallResNet, images: Tensor) -> dict[str, float]:
-    """The largest value after each ReLU and after pooling, by module name, of images (batch, 1, h, w)."""
+    """The largest value after each ReLU and after pooling, by module name, of images (batch, 1, h, w).
+
+    1 where all values are 0. Raises ``ValueError`` for no images.
+    """
     if not len(images):
         raise ValueError("calibration needs at least one image, got none")
     found: dict[str, float] = {}
     hooks = [
         module.register_forward_hook(
-            lambda _, __, out, name=name: found.__setitem__(name, max(float(out.max()), SMALLEST))
+            lambda _, __, out, name=name: found.__setitem__(name, float(out.max()) or 1.0)
         )
         for name, module in net.named_modules()
         if isinstance(module, (nn.ReLU, nn.AdaptiveAvgPool2d))
@@ -312,6 +324,7 @@ class IntegerNet:
         self.blocks: list[IntResidual] = []
         scale = self.enter.target
         for index, block in enumerate(net.blocks):
+            assert isinstance(block, Block)
             self.blocks.append(IntResidual(block, f"blocks.{index}", build, scale))
             scale = build.target(f"blocks.{index}.end")
         positions = -(-images.shape[-1] // 2) * -(-images.shape[-2] // 2)
@@ -352,7 +365,9 @@ class _Builder:
         chosen = dict.fromkeys(INNER, bits) if isinstance(bits, int) else dict(bits)
         if chosen.keys() != set(INNER):
             raise ValueError(f"bits must be for the layers {', '.join(INNER)}, got {', '.join(chosen)}")
-        checks.between(2, 8, **{f"bits of {name}": width for name, width in chosen.items()})
+        for name, width in chosen.items():
+            if not 2 <= width <= 8:
+                raise ValueError(f"bits of {name} must be in 2..8, got {width}")
         for a, b in TIES:
             if chosen[INNER[a]] != chosen[INNER[b]]:
                 raise ValueError(f"{INNER[b]} must have the bits of {INNER[a]}, got {chosen}")
@@ -382,7 +397,7 @@ class Operations(TorchDispatchMode):
         super().__init__()
         self.seen: list[tuple[str, frozenset[torch.dtype]]] = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         tensors = [t for t in (*args, out) if isinstance(t, Tensor)]
         self.seen.append((func.overloadpacket.__name__, frozenset(t.dtype for t in tensors)))
@@ -510,6 +525,12 @@ def sweep_losses(logits: Tensor, labels: Tensor) -> NDArray:
     return np.array([float(cross_entropy(choice.double(), labels)) for choice in logits])
 
 
+def inner_macs(net: SmallResNet, side: int) -> NDArray:
+    """Multiply-accumulates of each `INNER` layer for an image of side x side."""
+    sides = [side if name.startswith("blocks.0") else -(-side // 2) for name in INNER]
+    return np.array([conv.weight.numel() * n * n for conv, n in zip(inner(net), sides, strict=True)])
+
+
 # --- bits for each layer ----------------------------------------------------------------------------------
 
 
@@ -574,6 +595,60 @@ def recovered(chosen: ArrayLike, damage_low: ArrayLike, damage_high: ArrayLike) 
     """Share, at most 1, of what all low bits damage more than all high ones that a choice avoids."""
     saved = np.asarray(damage_low, float) - np.asarray(damage_high, float)
     return float(saved[np.asarray(chosen, bool)].sum() / saved.sum())
+
+
+class MixedBits:
+    """All choices of ``low`` or ``high`` bits for the weights of a folded network, and the loss of each.
+
+    Costs are bit operations with activations of 8 bits. The loss is that of ``images`` (n, 1, side, side) and
+    ``labels`` (n,).
+    """
+
+    def __init__(self, net: SmallResNet, low: int, high: int, images: Tensor, labels: Tensor):
+        self.high = all_bits(low, high) == high
+        self.loss = sweep_losses(sweep(net, low, high, images), labels)
+        self.errors = squared_errors(net, low), squared_errors(net, high)
+        macs = inner_macs(net, images.shape[-1])
+        self.costs = bops(macs, low, 8), bops(macs, high, 8)
+
+    def summed(self, low: ArrayLike, high: ArrayLike) -> NDArray:
+        """The sum over layers, (choices,), of what a layer has with low bits or with high ones, (layers,)."""
+        return np.where(self.high, np.asarray(high), np.asarray(low)).sum(1)
+
+    def omegas(self, traces: ArrayLike) -> tuple[NDArray, NDArray]:
+        """The perturbation of each layer at low and at high bits."""
+        coarse, fine = self.errors
+        return perturbation(traces, coarse), perturbation(traces, fine)
+
+    def ranked(self, damage: NDArray) -> float:
+        """Spearman's correlation of a predicted damage (choices,) with the loss."""
+        return float(spearmanr(damage, self.loss).statistic)
+
+    def depths(self) -> NDArray:
+        """The lazy prediction, (choices,): a layer of low bits counts the layers from it to the end."""
+        return self.summed(np.arange(len(INNER), 0, -1), np.zeros(len(INNER)))
+
+    def program(self, traces: ArrayLike, phi: float) -> int:
+        """The place, among all choices, of the one that the integer program makes."""
+        limit = budget(*self.costs, phi)
+        return self.place(allocate_bits(*self.omegas(traces), *self.costs, limit, TIES))
+
+    def early(self, phi: float) -> int:
+        """The place of the lazy choice, `early_layers`."""
+        return self.place(early_layers(*self.costs, budget(*self.costs, phi), TIES))
+
+    def place(self, chosen: NDArray) -> int:
+        """The place of a choice, (layers,), among all."""
+        return int((self.high == chosen).all(1).argmax())
+
+    def avoided(self, place: int, phi: float) -> float:
+        """Share of the loss that a choice avoids: 0 at all low bits, 1 at the best choice that is allowed."""
+        spent = self.summed(*self.costs)
+        allowed = spent <= budget(*self.costs, phi) * (1 + 1e-12)
+        for a, b in TIES:
+            allowed &= self.high[:, a] == self.high[:, b]
+        worst, best = self.loss[0], self.loss[allowed].min()
+        return float((worst - self.loss[place]) / (worst - best))
 
 
 # --- sizes and operations ---------------------------------------------------------------------------------
