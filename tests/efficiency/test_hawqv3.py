@@ -138,6 +138,12 @@ def test_a_ratio_of_one_bit_is_a_power_of_two():
     assert (m.double() / 2.0**c).tolist() == [0.5, 1, 4, 1, 2**-20]
 
 
+@pytest.mark.parametrize("bits", [1, 8, 16, 31])
+def test_the_worst_of_many_ratios_is_near_its_bound(bits):
+    worst = paper.worst_ratio(bits, 10_000, torch.Generator().manual_seed(0))
+    assert 0.9 * 2**-bits < worst <= 2**-bits
+
+
 def test_a_shift_alone_is_no_exact_rescale():
     m, c = dyadic(torch.tensor(0.7).double(), 1)
     assert int(requantize(torch.tensor(100), m, c)) == 50
@@ -341,6 +347,14 @@ def test_all_choices_know_their_costs_predictions_and_places(net):
     assert np.where(chosen, mixed.costs[1], mixed.costs[0]).sum() <= budget(*mixed.costs, 0.5)
     assert (all_bits(2, 8)[mixed.early(0.5)] == 8).tolist()[:2] == [True, True]
     allowed = [p for p in range(128) if mixed.high[p, 2] == mixed.high[p, 4]]
+    scores = mixed.scores(np.ones(7), 0.5, np.random.default_rng(0))
+    assert scores["ranked"] == scores["error_ranked"]
+    assert scores["chosen"] == scores["error_chosen"] <= 1
+    assert paper.MixedBits(net, 2, 8, x, y).scores(np.ones(7), 0.5, np.random.default_rng(0)) == scores
+    found = mixed.places(np.ones(7))
+    assert found["8 bits from the front"] == [mixed.early(share) for share in paper.SHARES]
+    traces = paper.inner_traces(net, x, y, 2, torch.Generator().manual_seed(0))
+    assert traces.shape == (7,)
     affordable = [p for p in allowed if mixed.summed(*mixed.costs)[p] <= budget(*mixed.costs, 0.5)]
     shares = [mixed.avoided(p, 0.5) for p in affordable]
     assert max(shares) == 1
@@ -435,13 +449,23 @@ def test_our_layers_are_those_that_the_authors_list(depth):
 
 def test_the_authors_bits_obey_their_own_budgets_and_ties():
     for network in ("resnet18", "resnet50"):
-        table = published(network)
         for constraint in paper.CONSTRAINTS:
-            low, high = published_costs(table, constraint)
+            problem = paper.Problem(network, constraint)
             for share in paper.SHARES:
-                chosen = (table[f"{constraint}_{100 * share:.0f}"] == 8).to_numpy()
-                assert np.where(chosen, high, low).sum() <= budget(low, high, share) * (1 + 1e-9)
-                assert all(chosen[a] == chosen[b] for a, b in published_ties(table))
+                chosen = problem.theirs(share)
+                assert problem.spent(chosen) <= problem.limit(share) * (1 + 1e-9)
+                assert all(chosen[a] == chosen[b] for a, b in published_ties(problem.table))
+
+
+def test_a_map_of_bits_marks_what_the_authors_chose_otherwise():
+    found = decisions(by_program())
+    maps = [paper.bit_map(network, found) for network in ("resnet18", "resnet50")]
+    assert [table.shape for table in maps] == [(9, 19), (9, 52)]
+    assert [int((table == 6).sum().sum()) for table in maps] == [0, 1]
+    assert maps[0].loc["size 0.25"].tolist() == [8] * 14 + [4] * 5
+    problem = paper.Problem("resnet18", "size")
+    assert problem.gap(found["resnet18", "size", 0.25], problem.limit(0.25)) < 1e-9
+    assert problem.avoided(np.ones(19, bool)) == 1
 
 
 def test_the_program_chooses_what_the_authors_published():

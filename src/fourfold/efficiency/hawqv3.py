@@ -99,6 +99,13 @@ def dyadic(ratio: Tensor, bits: int = 31) -> tuple[Tensor, Tensor]:
     return m << zeros, c + zeros
 
 
+def worst_ratio(bits: int, n: int, generator: torch.Generator) -> float:
+    """Largest relative error of `dyadic` on ``n`` ratios between 1e-6 and 1e3, even in their logarithm."""
+    ratios = 10 ** (torch.rand(n, generator=generator, dtype=torch.float64) * 9 - 6)
+    m, c = dyadic(ratios, bits)
+    return float((m.double() / 2.0**c / ratios - 1).abs().max())
+
+
 def requantize(acc: Tensor, m: Tensor, c: Tensor) -> Tensor:
     """acc * m / 2^c, rounded to the nearest integer and upwards at ties, by multiply, add and shift: int64.
 
@@ -477,6 +484,14 @@ def hutchinson_trace(
     return found.mean(0), found.std(0, ddof=1) / np.sqrt(n_probe)
 
 
+def inner_traces(
+    net: SmallResNet, images: Tensor, labels: Tensor, n_probe: int, generator: torch.Generator
+) -> NDArray:
+    """Mean Hessian traces of the `INNER` layers of a folded network, of its mean cross-entropy."""
+    weights = [conv.weight for conv in inner(net)]
+    return hutchinson_trace(lambda: cross_entropy(net(images), labels), weights, n_probe, generator)[0]
+
+
 def squared_errors(net: SmallResNet, bits: int) -> NDArray:
     """||Q(W) - W||^2 of each `INNER` layer of a folded network."""
     weights = [conv.weight.detach() for conv in inner(net)]
@@ -575,6 +590,28 @@ def allocate_bits(
     return np.asarray(found.x).round().astype(bool)
 
 
+def brute_force(
+    omega_low: ArrayLike,
+    omega_high: ArrayLike,
+    cost_low: ArrayLike,
+    cost_high: ArrayLike,
+    limit: float,
+    ties: Sequence[tuple[int, int]] = (),
+) -> float:
+    """The least sum of omega by trying every choice, which `allocate_bits` should find; up to 20 layers."""
+    gain = np.asarray(omega_high, float) - np.asarray(omega_low, float)
+    extra = np.asarray(cost_high, float) - np.asarray(cost_low, float)
+    checks.between(1, 20, "2^20 choices", layers=len(gain))
+    follows = {b: a for a, b in ties}
+    free = [layer for layer in range(len(gain)) if layer not in follows]
+    groups = np.zeros((len(free), len(gain)))
+    for row, layer in enumerate(free):
+        groups[row, [layer, *(b for b, a in follows.items() if a == layer)]] = 1
+    choices = (np.arange(2 ** len(free))[:, None] >> np.arange(len(free))) & 1
+    allowed = choices @ (groups @ extra) <= (limit - np.sum(cost_low)) * (1 + 1e-12)
+    return float(np.sum(omega_low) + (choices[allowed] @ (groups @ gain)).min())
+
+
 def early_layers(
     cost_low: ArrayLike, cost_high: ArrayLike, limit: float, ties: Sequence[tuple[int, int]] = ()
 ) -> NDArray[np.bool_]:
@@ -636,6 +673,32 @@ class MixedBits:
     def early(self, phi: float) -> int:
         """The place of the lazy choice, `early_layers`."""
         return self.place(early_layers(*self.costs, budget(*self.costs, phi), TIES))
+
+    def scores(self, traces: NDArray, phi: float, orders: np.random.Generator) -> dict[str, float]:
+        """How well predictions rank (``ranked``) and what choices avoid (``chosen``), ours and its rivals.
+
+        Rivals: the weight error alone, depth and 8 bits from the front, traces in random orders (mean of ten).
+        """
+        flat = np.ones(len(traces))
+        shuffled = [self.ranked(self.summed(*self.omegas(orders.permutation(traces)))) for _ in range(10)]
+        return {
+            "ranked": self.ranked(self.summed(*self.omegas(traces))),
+            "error_ranked": self.ranked(self.summed(*self.omegas(flat))),
+            "depth_ranked": self.ranked(self.depths()),
+            "shuffled_ranked": float(np.mean(shuffled)),
+            "chosen": self.avoided(self.program(traces, phi), phi),
+            "error_chosen": self.avoided(self.program(flat, phi), phi),
+            "early_chosen": self.avoided(self.early(phi), phi),
+        }
+
+    def places(self, traces: NDArray) -> dict[str, list[int]]:
+        """What three rules choose at the authors' `SHARES`."""
+        flat = np.ones(len(traces))
+        return {
+            "program, traces": [self.program(traces, share) for share in SHARES],
+            "program, weight error": [self.program(flat, share) for share in SHARES],
+            "8 bits from the front": [self.early(share) for share in SHARES],
+        }
 
     def place(self, chosen: NDArray) -> int:
         """The place of a choice, (layers,), among all."""
@@ -774,43 +837,66 @@ def by_depth(table: pd.DataFrame, low: NDArray, high: NDArray, limit: float) -> 
     return early_layers(low, high, limit, published_ties(table))
 
 
-def decisions(choose: Choose) -> dict[tuple[str, str, float], NDArray]:
-    """(network, constraint, share) -> the layers of 8 bits, for the authors' eighteen problems."""
-    found = {}
-    for network in ("resnet18", "resnet50"):
-        table = published(network)
-        for constraint in CONSTRAINTS:
-            low, high = published_costs(table, constraint)
-            for share in SHARES:
-                found[network, constraint, share] = choose(table, low, high, budget(low, high, share))
-    return found
+class Problem:
+    """The inner layers of a network as the authors published them, with a cost that is limited.
+
+    ``network`` as in `published`, ``constraint`` as in `published_costs`; a choice is the layers of 8 bits.
+    """
+
+    def __init__(self, network: str, constraint: str):
+        self.table, self.constraint = published(network), constraint
+        self.costs = published_costs(self.table, constraint)
+        self.damage = [perturbation(self.table["trace"], self.table[name]) for name in ("dw4", "dw8")]
+
+    def limit(self, share: float) -> float:
+        """The cost that a share of the span allows."""
+        return budget(*self.costs, share)
+
+    def choose(self, rule: Choose, limit: float) -> NDArray[np.bool_]:
+        """What a rule chooses at a limit."""
+        return rule(self.table, *self.costs, limit)
+
+    def theirs(self, share: float) -> NDArray[np.bool_]:
+        """What the authors published, for one of their `SHARES`."""
+        return (self.table[f"{self.constraint}_{100 * share:.0f}"] == 8).to_numpy()
+
+    def spent(self, chosen: NDArray) -> float:
+        """What a choice costs."""
+        return float(np.where(chosen, *self.costs[::-1]).sum())
+
+    def avoided(self, chosen: NDArray) -> float:
+        """Share of the perturbation that it avoids, see `recovered`."""
+        return recovered(chosen, *self.damage)
+
+    def gap(self, chosen: NDArray, limit: float) -> float:
+        """How far a choice's perturbation is from the least that `brute_force` finds."""
+        (coarse, fine), (low, high) = self.damage, self.costs
+        least = brute_force(coarse, fine, low, high, limit, published_ties(self.table))
+        return abs(float(np.where(chosen, *self.damage[::-1]).sum()) - least)
+
+
+EIGHTEEN = [(n, c, share) for n in ("resnet18", "resnet50") for c in CONSTRAINTS for share in SHARES]
+"""The authors' problems: network, constraint, share."""
+
+
+def decisions(rule: Choose) -> dict[tuple[str, str, float], NDArray]:
+    """What a rule chooses in each of the `EIGHTEEN`."""
+    problems = {key: Problem(*key[:2]) for key in EIGHTEEN}
+    return {key: one.choose(rule, one.limit(key[2])) for key, one in problems.items()}
 
 
 def agreement(found: Mapping[tuple[str, str, float], NDArray]) -> int:
     """Layers, of 639, that have the bits that the authors published."""
-    return sum(
-        int((chosen == (published(network)[f"{constraint}_{100 * share:.0f}"] == 8).to_numpy()).sum())
-        for (network, constraint, share), chosen in found.items()
-    )
+    return sum(int((chosen == Problem(*key[:2]).theirs(key[2])).sum()) for key, chosen in found.items())
 
 
-def brute_force(
-    omega_low: ArrayLike,
-    omega_high: ArrayLike,
-    cost_low: ArrayLike,
-    cost_high: ArrayLike,
-    limit: float,
-    ties: Sequence[tuple[int, int]] = (),
-) -> float:
-    """The least sum of omega by trying every choice, which `allocate_bits` should find; up to 20 layers."""
-    gain = np.asarray(omega_high, float) - np.asarray(omega_low, float)
-    extra = np.asarray(cost_high, float) - np.asarray(cost_low, float)
-    checks.between(1, 20, "2^20 choices", layers=len(gain))
-    follows = {b: a for a, b in ties}
-    free = [layer for layer in range(len(gain)) if layer not in follows]
-    groups = np.zeros((len(free), len(gain)))
-    for row, layer in enumerate(free):
-        groups[row, [layer, *(b for b, a in follows.items() if a == layer)]] = 1
-    choices = (np.arange(2 ** len(free))[:, None] >> np.arange(len(free))) & 1
-    allowed = choices @ (groups @ extra) <= (limit - np.sum(cost_low)) * (1 + 1e-12)
-    return float(np.sum(omega_low) + (choices[allowed] @ (groups @ gain)).min())
+def bit_map(network: str, found: Mapping[tuple[str, str, float], NDArray]) -> pd.DataFrame:
+    """Bits of each layer (columns, from 1) in a network's nine problems; 6 where the authors' differ."""
+    rows = {}
+    for key, chosen in found.items():
+        if key[0] == network:
+            same = chosen == Problem(*key[:2]).theirs(key[2])
+            rows[f"{key[1]} {key[2]:g}"] = np.where(same, np.where(chosen, 8, 4), 6)
+    table = pd.DataFrame(rows).T
+    table.columns = pd.Index(range(1, table.shape[1] + 1), name="layer")
+    return table
