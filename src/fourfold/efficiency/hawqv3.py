@@ -677,7 +677,7 @@ class MixedBits:
     def scores(self, traces: NDArray, phi: float, orders: np.random.Generator) -> dict[str, float]:
         """How well predictions rank (``ranked``) and what choices avoid (``chosen``), ours and its rivals.
 
-        Rivals: the weight error alone, depth and 8 bits from the front, traces in random orders (mean of ten).
+        Rivals: the weight error alone, depth and 8 bits from the front, traces in ten random orders.
         """
         flat = np.ones(len(traces))
         shuffled = [self.ranked(self.summed(*self.omegas(orders.permutation(traces)))) for _ in range(10)]
