@@ -99,11 +99,11 @@ def dyadic(ratio: Tensor, bits: int = 31) -> tuple[Tensor, Tensor]:
     return m << zeros, c + zeros
 
 
-def worst_ratio(bits: int, n: int, generator: torch.Generator) -> float:
-    """Largest relative error of `dyadic` on ``n`` ratios between 1e-6 and 1e3, even in their logarithm."""
+def log2_of_worst_ratio(bits: int, n: int, generator: torch.Generator) -> float:
+    """Largest relative error of `dyadic` on ``n`` ratios, log-uniform in 1e-6..1e3; its logarithm to base 2."""
     ratios = 10 ** (torch.rand(n, generator=generator, dtype=torch.float64) * 9 - 6)
     m, c = dyadic(ratios, bits)
-    return float((m.double() / 2.0**c / ratios - 1).abs().max())
+    return float((m.double() / 2.0**c / ratios - 1).abs().max().log2())
 
 
 def requantize(acc: Tensor, m: Tensor, c: Tensor) -> Tensor:
