@@ -100,7 +100,7 @@ def dyadic(ratio: Tensor, bits: int = 31) -> tuple[Tensor, Tensor]:
 
 
 def log2_of_worst_ratio(bits: int, n: int, generator: torch.Generator) -> float:
-    """Largest relative error of `dyadic` on ``n`` ratios, log-uniform in 1e-6..1e3; its logarithm to base 2."""
+    """log2 of the largest relative error of `dyadic`, on ``n`` ratios log-uniform in 1e-6..1e3."""
     ratios = 10 ** (torch.rand(n, generator=generator, dtype=torch.float64) * 9 - 6)
     m, c = dyadic(ratios, bits)
     return float((m.double() / 2.0**c / ratios - 1).abs().max().log2())
