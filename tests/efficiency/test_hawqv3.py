@@ -257,15 +257,16 @@ def test_ranges_are_the_largest_values(net):
 # --- only integers ----------------------------------------------------------------------------------------
 
 
-def traced(net, apply=paper.by_integers) -> Operations:
-    integer, codes = IntegerNet(net, photos(), 4), image_codes(photos())
+def traced(net, apply=paper.by_integers, bits=4) -> Operations:
+    integer, codes = IntegerNet(net, photos(), bits), image_codes(photos())
     with Operations() as operations:
         integer.classes(codes, apply)
     return operations
 
 
-def test_between_codes_and_class_there_are_integers_only(net):
-    found = traced(net)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_between_codes_and_class_there_are_integers_only(net, bits):
+    found = traced(net, bits=bits)
     assert found.with_floats() == found.divisions() == 0
     assert found.names()["convolution"] == 9
     assert found.names()["sum"] == 1
@@ -436,6 +437,13 @@ def test_resnets_are_counted_on_someone_elses(depth):
     layers = resnet_layers(depth)
     norms = sum(cost.parameters(m) for m in theirs.modules() if isinstance(m, torch.nn.BatchNorm2d))
     assert sum(layer.parameters for layer in layers) == cost.parameters(theirs) - norms
+    if depth == 50:
+        counts = [
+            cost.parameters(theirs) - norms,
+            cost.parameters(theirs) - norms // 2,
+            cost.parameters(theirs),
+        ]
+        assert [round(4 * n / 2**20, 2) for n in counts] == [97.29, 97.39, 97.49]
     assert sum(layer.macs for layer in layers) == cost.macs(theirs, (1, 3, 224, 224))
 
 
@@ -496,6 +504,8 @@ def test_it_learns_and_twice_the_same():
     first, again = learned(), learned()
     assert torch.equal(first.loss, again.loss)
     assert float(first.accuracy[0, -1]) > 0.8
+    found = traced(fold(first.member(0)), bits=8)
+    assert found.with_floats() == found.divisions() == 0
 
 
 # --- mutations --------------------------------------------------------------------------------------------
