@@ -5,8 +5,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.signal import correlate
 from scipy.spatial.transform import Rotation
 from torch import nn
@@ -96,7 +94,7 @@ def test_the_official_codes_other_routine_is_something_else():
 def test_a_layer_is_torchs_with_the_same_weights(dim):
     with seeded(0):
         layer = PHConv(3, 6, 9, 3, dim=dim, stride=2, padding=1).double()
-    x = normal(2, 6, *[7] * dim)
+    x = normal(2, 6, *[5 if dim == 3 else 7] * dim)
     weight, bias = kron_channels(layer.A, layer.F), layer.bias
     if dim == 0:
         wanted = x @ weight.T + bias
@@ -361,7 +359,7 @@ def test_every_parameter_has_a_gradient():
     assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in net.parameters())
 
 
-@given(n=st.sampled_from([2, 3, 4, 6]), scale=st.integers(1, 3))
+@pytest.mark.parametrize(("n", "scale"), [(2, 1), (3, 1), (3, 2), (4, 3), (6, 2)])
 def test_a_thin_network_has_no_more_weights_and_nearly_as_many(n, scale):
     how = {"channels": 3, "strides": (2, 1), "classes": 3}
     widths = (12 * scale, 24 * scale)

@@ -544,19 +544,19 @@ def _rule(rule: str, n: int) -> Tensor | None:
 def thin_widths(
     n: int, channels: int, widths: Sequence[int], strides: Sequence[int], classes: int, dim: int = 2
 ) -> list[int]:
-    """Widths of the largest real `PHNet` with no more weights than one of n units has at ``widths``.
+    """Widths of the largest real `PHNet` with no more weights than one of n units, learnt, has at ``widths``.
 
-    All widths are scaled by one factor and rounded.
+    All widths are scaled by one factor and rounded. The other arguments are those of `PHNet`.
     """
 
-    def count(n: int, widths: Sequence[int], rule: str) -> int:
-        with torch.device("meta"):
-            net = PHNet(n, channels, widths, strides, classes, rule=rule, dim=dim)
-        return sum(value.numel() for value in net.parameters())
+    def count(n: int, widths: Sequence[int]) -> int:
+        sizes = pairwise([channels + -channels % n, *widths])
+        weights = sum(ph_param_count(n, *size, 3, dim, bias=False) - (n == 1) for size in sizes)
+        return weights + 2 * sum(widths) + classes * (widths[-1] + 1)
 
-    most = count(n, widths, "learned")
+    most = count(n, widths)
     tried = [[max(1, round(width * share / 200)) for width in widths] for share in range(1, 201)]
-    return max((thin for thin in tried if count(1, thin, "real") <= most), key=sum)
+    return max((thin for thin in tried if count(1, thin) <= most), key=sum)
 
 
 # --- the tasks --------------------------------------------------------------------------------------------
