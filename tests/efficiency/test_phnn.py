@@ -32,7 +32,6 @@ from fourfold.efficiency.phnn import (
     lazy_accuracy,
     macs_by_operation,
     match_algebra,
-    mean_residual,
     nearest_algebra,
     nearest_kronecker,
     ph_param_count,
@@ -214,7 +213,6 @@ def test_a_change_of_basis_changes_no_layer_and_is_seen_through():
     assert match.residual < 1e-12
     torch.testing.assert_close(match.A, QUATERNIONS, rtol=0, atol=1e-10)
     assert match_algebra(normal(4, 4, 4), QUATERNIONS).residual > 0.5
-    assert mean_residual([turned, QUATERNIONS], QUATERNIONS) < 1e-12
 
 
 def test_least_squares_finds_the_rule_unless_products_are_shuffled():
@@ -322,6 +320,10 @@ def test_only_weights_are_saved():
 # --- small networks and their tasks -----------------------------------------------------------------------
 
 
+def algebras(net: PHNet) -> list[torch.Tensor]:
+    return [layer.A.detach() for layer in net.body if isinstance(layer, PHConv)]
+
+
 @pytest.mark.parametrize(
     ("n", "how", "zeros"), [(1, {}, 0), (2, {}, 1), (3, {}, 0), (4, {}, 1), (4, {"stem": 1}, 0)]
 )
@@ -331,7 +333,7 @@ def test_zeros_stand_in_front_where_n_does_not_divide_the_colours(n, how, zeros)
     x = normal(2, 3, 8, 8)
     padded = torch.cat([torch.zeros(2, zeros, 8, 8, dtype=torch.float64), x], 1)
     torch.testing.assert_close(net(x), net.head(net.body(padded).mean((2, 3))), **EXACT)
-    assert [len(A) for A in net.algebras()] == [how.get("stem", n), n]
+    assert [len(A) for A in algebras(net)] == [how.get("stem", n), n]
 
 
 def test_a_frozen_rule_starts_as_a_learnt_one_and_stays():
@@ -345,11 +347,11 @@ def test_a_frozen_rule_starts_as_a_learnt_one_and_stays():
             make, [0], shuffled(images, labels), (images[None], labels[None]), Recipe(2, 6), together=False
         )
         trained[rule] = run.member(0)
-    same = zip(start["frozen"].algebras(), trained["frozen"].algebras(), strict=True)
+    same = zip(algebras(start["frozen"]), algebras(trained["frozen"]), strict=True)
     assert all(torch.equal(*pair) for pair in same)
-    moved = zip(start["learned"].algebras(), trained["learned"].algebras(), strict=True)
+    moved = zip(algebras(start["learned"]), algebras(trained["learned"]), strict=True)
     assert all((one - other).abs().max() > 1e-4 for one, other in moved)
-    assert start["learned"].algebras()[0].shape == start["frozen"].algebras()[0].shape
+    assert algebras(start["learned"])[0].shape == algebras(start["frozen"])[0].shape
 
 
 def test_every_parameter_has_a_gradient():

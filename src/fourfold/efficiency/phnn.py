@@ -125,11 +125,6 @@ def match_algebra(A: Tensor, target: Tensor) -> Match:
     return Match(float((found - wanted).norm() / wanted.norm()), found.T.reshape(target.shape))
 
 
-def mean_residual(algebras: Sequence[Tensor], target: Tensor) -> float:
-    """The mean residual of `match_algebra` over layers, such as those of a network."""
-    return float(np.mean([match_algebra(A, target).residual for A in algebras]))
-
-
 # --- the mechanism ----------------------------------------------------------------------------------------
 
 
@@ -527,10 +522,6 @@ class PHNet(nn.Module):
         if self.zeros:
             x = torch.cat([x.new_zeros(len(x), self.zeros, *x.shape[2:]), x], 1)
         return self.head(self.body(x).flatten(2).mean(2))
-
-    def algebras(self) -> list[Tensor]:
-        """The matrices of every convolution, (n, n, n) each."""
-        return [layer.A.detach() for layer in self.body if isinstance(layer, PHConv)]
 
 
 def _rule(rule: str, n: int) -> Tensor | None:
