@@ -49,6 +49,7 @@ from fourfold.efficiency.phnn import (
     two_microphones,
 )
 from fourfold.judging import parameters, records
+from fourfold.judging.card import judge
 from fourfold.training import Recipe, seeded, shuffled, stream, train
 
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -243,6 +244,18 @@ def test_a_decomposition_shows_the_rule_of_known_weights():
     assert 0.1 < relative_error(nearest, other) < 0.9
 
 
+def test_quaternion_weights_are_among_those_of_two_units_and_of_a_random_rule_are_not():
+    filters = normal(4, 2, 2, 3, 3)
+    for rule, within in ((QUATERNIONS, True), (normal(4, 4, 4, seed=1), False)):
+        weight = kron_channels(rule, filters)
+        error = relative_error(kron_channels(*nearest_kronecker(weight, 2)), weight)
+        assert error < 1e-12 if within else error > 0.1
+
+
+def test_two_matrices_cannot_span_four():
+    assert match_algebra(normal(2, 4, 4), QUATERNIONS).residual > 0.5
+
+
 def test_from_few_examples_only_a_learnt_rule_finds_the_convolution():
     x, y = convolution_examples(QUATERNIONS, 8, 148, stream(0, "examples"))
     x_known, y_known, x_test, y_test = x[:48], y[:48], x[48:], y[48:]
@@ -410,10 +423,30 @@ def test_lazy_classifiers_know_more_than_chance(name):
     assert lazy_accuracy(name, *sets) > 0.25
 
 
+RECORD = records.load("phnn")
+
+
+@pytest.mark.parametrize(("thin", "word"), [(3.0, "inconclusive"), (-3.0, "reproduced")])
+def test_a_lead_that_thin_networks_have_too_is_no_finding(thin, word):
+    lead, less = [2.0, 2.5] * 4, [-2.0, -2.6] * 4
+    verdict = judge(
+        RECORD,
+        "C4a",
+        {"over_real": lead, "over_quaternion": [3.0, 2.0] * 4, "over_thin": [2.2, 2.4] * 4},
+        {
+            "thin_real": [thin, thin + 0.1] * 4,
+            "frozen_real": less,
+            "thin_quaternion": [-1.0, -1.2] * 4,
+            "frozen_thin": [-1.5, -1.1] * 4,
+        },
+        {"trained": [10.0] * 8},
+    )
+    assert verdict.word == word
+
+
 def test_parameters_that_n_does_not_divide_are_refused():
-    record = records.load("phnn")
     with pytest.raises(parameters.ParameterError, match="multiple of 12"):
-        parameters.validate(record, record.values("quick") | {"widths": [12, 24, 24, 50]})
+        parameters.validate(RECORD, RECORD.values("quick") | {"widths": [12, 24, 24, 50]})
 
 
 # --- the mechanism without its heart ----------------------------------------------------------------------
