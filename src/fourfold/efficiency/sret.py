@@ -498,7 +498,6 @@ def compared(
         "two passes, wider": filled(two, nll),
         "sliced": spec(*sliced, nll=True),
         "second pass alone": spec(1, alone, nll=True),
-        "all alone": spec(alone, alone, nll=True),
     }
 
 
