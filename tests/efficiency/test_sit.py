@@ -12,6 +12,8 @@ from fourfold import cost
 from fourfold.attention import PatchEmbedding, ViT
 from fourfold.efficiency.sit import (
     CONFIGS,
+    GRIDS,
+    REDUCERS,
     HardDrop,
     MeanPooling,
     Recalibrated,
@@ -27,11 +29,17 @@ from fourfold.efficiency.sit import (
     hard_drop,
     lvvit_config,
     lvvit_counts,
+    one_hot_slimming,
     patch_weights,
+    preference,
+    sharpened,
     slimmed_lvvit,
+    starved,
     token_error,
+    untouched,
     with_weights,
 )
+from fourfold.judging import parameters, records
 from fourfold.training import Recipe, seeded, shuffled, train
 
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -92,6 +100,7 @@ def test_one_hot_scores_are_hard_dropping():
     ranks = torch.zeros(1, 7, dtype=torch.float64)
     ranks[0, picks] = torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)
     assert torch.equal(hard_drop(x, ranks, 3), tsm(x))
+    assert torch.equal(one_hot_slimming(x, ranks, 3), tsm(x))
 
 
 def test_rows_sum_to_one_and_the_order_of_tokens_does_not_matter():
@@ -101,12 +110,9 @@ def test_rows_sum_to_one_and_the_order_of_tokens_does_not_matter():
     torch.testing.assert_close(tsm(x[:, order]), tsm(x), **EXACT)
 
 
-@pytest.mark.parametrize(("make", "touched"), [(lambda: TokenSlimming(6, 3), 7), (lambda: HardDrop(3), 3)])
-def test_every_token_gets_a_gradient_and_of_hard_dropping_only_those_kept(make, touched):
-    x = normal(1, 7, 6).requires_grad_()
-    attention = normal(1, 2, 8, 8).softmax(-1)
-    make().double()(x, attention).sum().backward()
-    assert int(x.grad.abs().sum(-1).gt(0).sum()) == touched
+@pytest.mark.parametrize(("make", "none"), [(lambda: TokenSlimming(6, 3), 0), (lambda: HardDrop(3), 4)])
+def test_every_token_gets_a_gradient_and_of_hard_dropping_only_those_kept(make, none):
+    assert untouched(make().double(), normal(1, 7, 6), normal(1, 2, 8, 8).softmax(-1)) == none
 
 
 @pytest.mark.parametrize(("dim", "k"), [(384, 98), (10, 3)])
@@ -190,12 +196,13 @@ def test_tokens_fall_after_the_blocks_named():
 
 def test_patch_weights_are_those_of_the_tokens_that_are_left():
     net, images = jolted(slim()), normal(2, 1, 8, 8)
-    found = patch_weights(net, images)
+    early, found = patch_weights(net, images)
     assert found.shape == (2, 2, 16)
     torch.testing.assert_close(found.sum(-1), torch.ones(2, 2).double(), **EXACT)
     x, _ = net.vit.blocks[0](net.vit.embed(net.patches(images)))
     first = net.slim[0].weights(x[:, 1:])
     x, _ = net.vit.blocks[1](torch.cat([x[:, :1], first @ x[:, 1:]], 1))
+    torch.testing.assert_close(early, first, **EXACT)
     torch.testing.assert_close(found, net.slim[1].weights(x[:, 1:]) @ first, **EXACT)
     assert not any(stage._forward_pre_hooks for stage in net.slim)
 
@@ -246,11 +253,34 @@ def test_a_student_learns_beside_a_frozen_teacher_which_evaluation_leaves_out():
 def test_a_student_starts_from_trained_weights():
     make = partial(SlimViT, Tiny(), (0,), (4,))
     given = {"vit.cls": torch.stack([torch.ones(8), 2 * torch.ones(8)])}
-    start = with_weights(lambda: nn.ModuleDict({"student": make()}), (3, 4), {"student": given})
+    start = with_weights(lambda: nn.ModuleDict({"student": make()}), (3, 4), {"student.": given, "": given})
     assert torch.equal(start["student.vit.cls"], given["vit.cls"])
     up = start["student.slim.0.up.weight"]
     assert up.shape == (2, 4, 8)
     assert not torch.equal(up[0], up[1])
+
+
+def test_patches_are_starved_or_preferred():
+    weights = torch.tensor([[[0.5, 0.5, 0, 0]], [[0.25, 0.25, 0.25, 0.25]]])
+    mask = torch.tensor([[True, False, False, False]] * 2)
+    assert starved(weights) == 0.25
+    assert preference(weights, mask) == pytest.approx(0.375 / (1.25 / 6))
+
+
+@pytest.mark.parametrize("name", REDUCERS)
+def test_every_rival_leaves_as_many_tokens(name):
+    attention = normal(2, 1, 33, 33).softmax(-1)
+    assert all(rows * columns == tokens for tokens, (rows, columns) in GRIDS.items())
+    assert REDUCERS[name](6, 32, 8).double()(normal(2, 32, 6), attention).shape == (2, 8, 6)
+
+
+def test_sharpened_scores_are_nearly_one_hot_and_leave_the_network_alone():
+    net, images = jolted(slim()), normal(2, 1, 8, 8)
+    before = patch_weights(net, images)[0]
+    after = patch_weights(sharpened(net, 1e6), images)[0]
+    torch.testing.assert_close(after.amax(-1), torch.ones(2, 4).double(), **EXACT)
+    assert torch.equal(after.argmax(-1), before.argmax(-1))
+    assert torch.equal(patch_weights(net, images)[0], before)
 
 
 def halves():
@@ -417,3 +447,19 @@ REFUSED = [
 def test_bad_input_is_refused_with_the_numbers(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"n_high": [4]}, r"n_high = \[4\]: expected as many values as after_blocks, which has 2"),
+        ({"n_low": [7, 4]}, r"n_low = \[7, 4\]: expected list\[int\]"),
+        ({"heads": 3}, "heads = 3: expected .*divisor of dim"),
+        ({"n_train": 60}, "n_train = 60: expected a multiple of 50"),
+        ({"tau": 0.0}, r"tau = 0.0: expected float, 0\.1\.\.100"),
+    ],
+)
+def test_parameters_that_no_network_can_have_are_refused_by_name(given, message):
+    record = records.load("sit")
+    with pytest.raises(parameters.ParameterError, match=message):
+        parameters.validate(record, record.values("quick") | given)

@@ -15,10 +15,11 @@ path never ran. LayerNorm has this book's epsilon, 1e-6, and a block's three pro
 Tokens are (batch, N, dim). In a network the class token stands before them and is never slimmed.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from einops import rearrange
@@ -118,6 +119,35 @@ def hard_drop(x: Tensor, scores: Tensor, k: int) -> Tensor:
     # Stable, so that a tie is broken alike everywhere.
     kept = scores.argsort(dim=-1, descending=True, stable=True)[..., :k]
     return x.gather(-2, kept[..., None].expand(*kept.shape, x.shape[-1]))
+
+
+GRIDS = {32: (4, 8), 16: (4, 4), 8: (2, 4), 4: (2, 2), 2: (1, 2), 1: (1, 1)}
+"""Rows and columns of as many tokens of an image that is twice as wide as high, for ``MeanPooling``."""
+
+REDUCERS: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "TSM": lambda dim, before, after: TokenSlimming(dim, after),
+    "hard": lambda dim, before, after: HardDrop(after),
+    "mean": lambda dim, before, after: MeanPooling(GRIDS[before], GRIDS[after]),
+    "static": lambda dim, before, after: StaticSlimming(before, after),
+}
+"""What makes ``after`` tokens of ``dim`` features out of ``before``: the mechanism and its rivals."""
+
+
+def one_hot_slimming(x: Tensor, scores: Tensor, k: int) -> Tensor:
+    """Soft slimming in the limit of dropping: each average scores one of the ``k`` best 1e4, all others -1e4.
+
+    (batch, N, dim), (batch, N) -> (batch, k, dim), the best first.
+    """
+    best = scores.argsort(dim=-1, descending=True, stable=True)[..., None, :k]
+    picked = torch.full((*x.shape[:-1], k), -1e4, dtype=x.dtype).scatter(-2, best, 1e4)
+    return picked.softmax(dim=-2).mT @ x
+
+
+def untouched(module: nn.Module, x: Tensor, attention: Tensor) -> int:
+    """How many of the tokens (batch, N, dim) get no gradient from all that ``module`` leaves."""
+    x = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(module(x, attention).sum(), x)
+    return int((gradient.abs().sum(-1) == 0).sum())
 
 
 # --- all tokens again, to teach ---------------------------------------------------------------------------
@@ -238,10 +268,10 @@ def check_stages(after_blocks: Sequence[int], n_tokens: Sequence[int], depth: in
 
 
 @torch.no_grad()
-def patch_weights(net: SlimViT, images: Tensor) -> Tensor:
-    """How much of each patch's token is in what is left after the last TSM: (batch, n_out, N).
+def patch_weights(net: SlimViT, images: Tensor) -> list[Tensor]:
+    """How much of each patch's token is in what every TSM leaves: (batch, n_out, N), a tensor a stage.
 
-    The weights of all stages multiplied; every row has the sum 1. What blocks in between mix is not seen.
+    The weights of all stages so far multiplied; a row has the sum 1. What blocks in between mix is not seen.
     """
     found: list[Tensor] = []
     hooks = [
@@ -251,10 +281,29 @@ def patch_weights(net: SlimViT, images: Tensor) -> Tensor:
     net(images)
     for hook in hooks:
         hook.remove()
-    total = torch.eye(len(net.vit.positions) - 1).to(net.vit.positions)
-    for weights in found:
-        total = weights @ total
-    return total
+    for stage in range(1, len(found)):
+        found[stage] = found[stage] @ found[stage - 1]
+    return found
+
+
+def starved(weights: Tensor, below: float = 1 / 20) -> float:
+    """Share of patches with less than ``below`` times an equal share of the weights (images, n_out, N)."""
+    return float((weights.mean(-2) < below / weights.shape[-1]).double().mean())
+
+
+def preference(weights: Tensor, mask: Tensor) -> float:
+    """Mean of weights (images, n_out, N) over the patches in ``mask`` (images, N) over that of all others."""
+    weights = weights.mean(-2)
+    return float(weights[mask].mean() / weights[~mask].mean())
+
+
+@torch.no_grad()
+def sharpened(net: SlimViT, factor: float) -> SlimViT:
+    """A copy whose scores are multiplied: with a large factor every average is nearly one token."""
+    twin = copy.deepcopy(net)
+    for slim in twin.slim:
+        cast(TokenSlimming, slim).tau.mul_(factor)
+    return twin
 
 
 # --- distillation -----------------------------------------------------------------------------------------
@@ -343,15 +392,18 @@ def with_weights(
 ) -> dict[str, Tensor]:
     """Weights to start from, stacked over seeds: those of ``make()``, but with ``parts`` already trained.
 
-    ``parts``: the dotted name of a part, such as ``"student"``, -> its weights, (seeds, ...) each, as
-    ``training.train`` leaves them; what the part has besides stays as made.
+    ``parts``: what the names of a part begin with, such as ``"student."`` or nothing -> its weights, (seeds,
+    ...) each, as ``training.train`` leaves them. Of these, what ``make()`` has no room for is left out.
     """
     states = []
     for seed in seeds:
         with training.seeded(seed):
             states.append(make().state_dict())
-    known = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
-    return {name: known.get(name, torch.stack([state[name] for state in states])) for name in states[0]}
+    known = {f"{part}{name}": value for part, values in parts.items() for name, value in values.items()}
+    return {
+        name: known[name] if name in known else torch.stack([state[name] for state in states])
+        for name in states[0]
+    }
 
 
 # --- LV-ViT at its true size ------------------------------------------------------------------------------
