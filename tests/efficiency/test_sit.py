@@ -27,12 +27,14 @@ from fourfold.efficiency.sit import (
     distillation_loss,
     frd_loss,
     hard_drop,
+    lessons,
     lvvit_config,
     lvvit_counts,
     one_hot_slimming,
     patch_weights,
     preference,
     sharpened,
+    slimmed,
     slimmed_lvvit,
     starved,
     token_error,
@@ -40,7 +42,7 @@ from fourfold.efficiency.sit import (
     with_weights,
 )
 from fourfold.judging import parameters, records
-from fourfold.training import Recipe, seeded, shuffled, train
+from fourfold.training import Recipe, seeded, shuffled, stream, train
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 
@@ -274,6 +276,31 @@ def test_every_rival_leaves_as_many_tokens(name):
     assert REDUCERS[name](6, 32, 8).double()(normal(2, 32, 6), attention).shape == (2, 8, 6)
 
 
+@pytest.mark.parametrize("way", ["TSM", "hard", "static", "frozen"])
+def test_students_differ_in_what_reduces_their_tokens(way):
+    net = slimmed(Tiny(), way, (0, 1), (4, 2))
+    assert net(torch.zeros(1, 1, 8, 8)).shape == (1, 3)
+    kind = {"hard": HardDrop, "static": StaticSlimming}.get(way, TokenSlimming)
+    assert all(isinstance(stage, kind) for stage in net.slim)
+    learns = [value.requires_grad for value in net.slim.parameters()]
+    assert any(learns) == (way in ("TSM", "static"))
+
+
+def test_a_teacher_answers_once_for_every_epoch_and_seed():
+    def draw(generator):
+        return torch.rand(4, 1, 8, 8, generator=generator), torch.arange(4) % 3
+
+    teachers = [slim((), ()).float(), jolted(slim((), ())).float()]
+    found = lessons(draw, teachers, (5, 6), 3)
+    assert len(found) == 6
+    generator = stream(6, "train")
+    for images, targets in found[1::2]:
+        again, labels = draw(generator)
+        assert torch.equal(images, again)
+        assert torch.equal(targets[:, 0], labels.float())
+        assert torch.equal(targets[:, 1:], teachers[1](images))
+
+
 def test_sharpened_scores_are_nearly_one_hot_and_leave_the_network_alone():
     net, images = jolted(slim()), normal(2, 1, 8, 8)
     before = patch_weights(net, images)[0]
@@ -425,6 +452,7 @@ REFUSED = [
     (lambda: hard_drop(normal(1, 4, 2), normal(1, 3), 2), r"scores must be \(1, 4\), got \(1, 3\)"),
     (lambda: ReverseTokenSlimming(8, 2, 4, 0), "ratio must be >= 1, got 0"),
     (lambda: RepeatTokens(8, 5, 4), r"n_in must be in 1\.\.4 .*, got 5"),
+    (lambda: slimmed(Tiny(), "soft", (0,), (4,)), "way must be one of 'TSM', .*, got 'soft'"),
     (lambda: slim((1, 0)), r"after_blocks must rise within 0\.\.2, got \[1, 0\]"),
     (lambda: slim((0, 3)), r"after_blocks must rise within 0\.\.2, got \[0, 3\]"),
     (lambda: slim((0,)), r"n_tokens must be one for each of 1, got \[4, 2\]"),

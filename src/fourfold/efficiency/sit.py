@@ -256,6 +256,20 @@ class SlimViT(nn.Module):
         return counts
 
 
+def slimmed(backbone: Backbone, way: str, after_blocks: Sequence[int], n_tokens: Sequence[int]) -> SlimViT:
+    """A student whose tokens are reduced in one of the ways of ``REDUCERS``.
+
+    ``"frozen"`` is token slimming whose scores stay as drawn. Raises ``ValueError`` for another way.
+    """
+    checks.one_of((*REDUCERS, "frozen"), way=way)
+    dim, before = backbone.vit.cls.shape[-1], (len(backbone.vit.positions) - 1, *n_tokens)
+    make = REDUCERS["TSM" if way == "frozen" else way]
+    net = SlimViT(backbone, after_blocks, n_tokens, lambda i: make(dim, before[i], n_tokens[i]))
+    if way == "frozen":
+        net.slim.requires_grad_(False)
+    return net
+
+
 def check_stages(after_blocks: Sequence[int], n_tokens: Sequence[int], depth: int, tokens: int) -> None:
     """Raises ``ValueError`` unless blocks rise within depth and numbers, one each, fall from ``tokens``."""
     rising = all(one < other for one, other in pairwise(after_blocks))
@@ -385,6 +399,24 @@ def distillation_loss(output: Tensor, targets: Tensor, **weights: float) -> Tens
     tokens = output[..., classes] if output.shape[-1] > classes else torch.zeros_like(output[..., 0])
     labels = targets[..., 0].long()
     return frd_loss(output[..., :classes], targets[..., 1:], tokens, labels, **weights)["total"]
+
+
+@torch.no_grad()
+def lessons(
+    draw: training.Draw, teachers: Sequence[nn.Module], seeds: Sequence[int], epochs: int
+) -> list[tuple[Tensor, Tensor]]:
+    """What each teacher says of the images of each epoch: pairs in the order in which ``train`` draws them.
+
+    A pair is images and targets (n, 1 + classes), as ``distillation_loss`` takes them. One list serves every
+    student.
+    """
+    streams = [training.stream(seed, "train") for seed in seeds]
+    found = []
+    for _ in range(epochs):
+        for stream, teacher in zip(streams, teachers, strict=True):
+            images, labels = draw(stream)
+            found.append((images, torch.cat([labels[:, None], teacher(images)], 1)))
+    return found
 
 
 def with_weights(
