@@ -10,7 +10,9 @@ weights that no image changes), and LV-ViT at its five published sizes for count
 
 Departures. The weights start as in ``torch.nn``, not from a normal distribution of width 0.02, which networks
 of 32 features hardly learn from. Weight decay is the same for all. No second, convolutional teacher: its code
-path never ran. LayerNorm has this book's epsilon, 1e-6, and a block's three projections are three layers.
+path never ran. LayerNorm has this book's epsilon, 1e-6, and a block's three projections are three layers. This
+book's teacher learns from its class token alone, as LV-ViT does not, so that nothing trains what its last block
+makes of the patches; FRD teaches it all the same.
 
 Tokens are (batch, N, dim). In a network the class token stands before them and is never slimmed.
 """
@@ -49,7 +51,7 @@ class TokenSlimming(nn.Module):
         self.down = nn.Linear(hidden, n_out)
         self.tau = nn.Parameter(torch.ones(()))
 
-    def weights(self, x: Tensor) -> Tensor:
+    def weights(self, x: Tensor, attention: Tensor | None = None) -> Tensor:
         """(batch, N, dim) -> (batch, n_out, N), every row positive with the sum 1."""
         scores = self.tau * self.down(functional.gelu(self.up(self.norm(x))))
         return scores.softmax(dim=-2).mT
@@ -92,6 +94,16 @@ class MeanPooling(nn.Module):
         return x.unflatten(-2, self.sizes).mean((-4, -2)).flatten(-3, -2)
 
 
+class NormPooling(MeanPooling):
+    """Mean pooling that looks and does not learn: in a rectangle a softmax of the tokens' norms weighs them."""
+
+    def forward(self, x: Tensor, attention: Tensor | None = None) -> Tensor:
+        """(batch, rows * columns, dim) -> (batch, fewer, dim)."""
+        parts = x.unflatten(-2, self.sizes).transpose(-4, -3).flatten(-3, -2)
+        weights = torch.linalg.vector_norm(parts, dim=-1, keepdim=True).softmax(dim=-2)
+        return (weights * parts).sum(-2).flatten(-3, -2)
+
+
 class HardDrop(nn.Module):
     """The rival that drops: the ``n_out`` tokens to which the class token of the block before attends most.
 
@@ -106,6 +118,10 @@ class HardDrop(nn.Module):
     def forward(self, x: Tensor, attention: Tensor) -> Tensor:
         """(batch, N, dim), attention (batch, heads, N + 1, N + 1) -> (batch, n_out, dim)."""
         return hard_drop(x, attention[..., 0, 1:].mean(-2), self.n_out)
+
+    def weights(self, x: Tensor, attention: Tensor) -> Tensor:
+        """The same as averages, each of one token: (batch, n_out, N)."""
+        return self(torch.eye(x.shape[-2]).to(x).expand(*x.shape[:-2], -1, -1), attention)
 
 
 def hard_drop(x: Tensor, scores: Tensor, k: int) -> Tensor:
@@ -129,6 +145,7 @@ REDUCERS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "hard": lambda dim, before, after: HardDrop(after),
     "mean": lambda dim, before, after: MeanPooling(GRIDS[before], GRIDS[after]),
     "static": lambda dim, before, after: StaticSlimming(before, after),
+    "norm": lambda dim, before, after: NormPooling(GRIDS[before], GRIDS[after]),
 }
 """What makes ``after`` tokens of ``dim`` features out of ``before``: the mechanism and its rivals."""
 
@@ -257,17 +274,10 @@ class SlimViT(nn.Module):
 
 
 def slimmed(backbone: Backbone, way: str, after_blocks: Sequence[int], n_tokens: Sequence[int]) -> SlimViT:
-    """A student whose tokens are reduced in one of the ways of ``REDUCERS``.
-
-    ``"frozen"`` is token slimming whose scores stay as drawn. Raises ``ValueError`` for another way.
-    """
-    checks.one_of((*REDUCERS, "frozen"), way=way)
+    """A student whose tokens are reduced in one of the ways of ``REDUCERS``; ``ValueError`` for another."""
+    checks.one_of(REDUCERS, way=way)
     dim, before = backbone.vit.cls.shape[-1], (len(backbone.vit.positions) - 1, *n_tokens)
-    make = REDUCERS["TSM" if way == "frozen" else way]
-    net = SlimViT(backbone, after_blocks, n_tokens, lambda i: make(dim, before[i], n_tokens[i]))
-    if way == "frozen":
-        net.slim.requires_grad_(False)
-    return net
+    return SlimViT(backbone, after_blocks, n_tokens, lambda i: REDUCERS[way](dim, before[i], n_tokens[i]))
 
 
 def check_stages(after_blocks: Sequence[int], n_tokens: Sequence[int], depth: int, tokens: int) -> None:
@@ -283,13 +293,13 @@ def check_stages(after_blocks: Sequence[int], n_tokens: Sequence[int], depth: in
 
 @torch.no_grad()
 def patch_weights(net: SlimViT, images: Tensor) -> list[Tensor]:
-    """How much of each patch's token is in what every TSM leaves: (batch, n_out, N), a tensor a stage.
+    """How much of each patch's token is in what every stage leaves: (batch, n_out, N), a tensor a stage.
 
     The weights of all stages so far multiplied; a row has the sum 1. What blocks in between mix is not seen.
     """
     found: list[Tensor] = []
     hooks = [
-        slim.register_forward_pre_hook(lambda slim, given: found.append(slim.weights(given[0])))
+        slim.register_forward_pre_hook(lambda slim, given: found.append(slim.weights(*given)))
         for slim in net.slim
     ]
     net(images)
@@ -300,15 +310,19 @@ def patch_weights(net: SlimViT, images: Tensor) -> list[Tensor]:
     return found
 
 
-def starved(weights: Tensor, below: float = 1 / 20) -> float:
-    """Share of patches with less than ``below`` times an equal share of the weights (images, n_out, N)."""
-    return float((weights.mean(-2) < below / weights.shape[-1]).double().mean())
+def cut_off(stages: Sequence[Tensor], mask: Tensor, below: float = 1 / 20) -> float:
+    """Share of the patches in ``mask`` (images, N) with less than ``below`` times an equal share at all stages.
+
+    ``stages``: what ``patch_weights`` returns, (images, n_out, N) each.
+    """
+    nothing = [weights.mean(-2) < below / weights.shape[-1] for weights in stages]
+    return float(torch.stack(nothing).all(0)[mask].double().mean())
 
 
-def preference(weights: Tensor, mask: Tensor) -> float:
-    """Mean of weights (images, n_out, N) over the patches in ``mask`` (images, N) over that of all others."""
+def preference(weights: Tensor, mask: Tensor, others: Tensor) -> float:
+    """Mean of weights (images, n_out, N) over the patches in ``mask``, (images, N), over that of ``others``."""
     weights = weights.mean(-2)
-    return float(weights[mask].mean() / weights[~mask].mean())
+    return float(weights[mask].mean() / weights[others].mean())
 
 
 @torch.no_grad()
@@ -436,6 +450,14 @@ def with_weights(
         name: known[name] if name in known else torch.stack([state[name] for state in states])
         for name in states[0]
     }
+
+
+def spared(tokens: int, dim: int) -> int:
+    """Multiply-accumulates spared if the last block makes the class token alone, of so many tokens besides.
+
+    The answer is the same. With an MLP of ratio four: ``10 tokens dim^2 + 2 tokens (tokens + 1) dim``.
+    """
+    return 10 * tokens * dim**2 + 2 * tokens * (tokens + 1) * dim
 
 
 # --- LV-ViT at its true size ------------------------------------------------------------------------------
