@@ -286,6 +286,12 @@ def test_weights_of_hard_dropping_pick_what_it_keeps():
     torch.testing.assert_close(drop.weights(x, attention) @ x, drop(x, attention), **EXACT)
 
 
+def test_patch_weights_of_hard_dropping_are_of_single_patches():
+    net, images = slim((0, 1), (4, 2), lambda stage: HardDrop((4, 2)[stage])), normal(2, 1, 8, 8)
+    for weights in patch_weights(net, images):
+        torch.testing.assert_close(weights.amax(-1), torch.ones(weights.shape[:2]).double(), **EXACT)
+
+
 def test_the_last_block_spares_what_nobody_reads():
     class ReadOnly(nn.Module):
         def __init__(self):

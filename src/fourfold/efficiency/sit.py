@@ -10,8 +10,8 @@ weights that no image changes), and LV-ViT at its five published sizes for count
 
 Departures. The weights start as in ``torch.nn``, not from a normal distribution of width 0.02, which networks
 of 32 features hardly learn from. Weight decay is the same for all. No second, convolutional teacher: its code
-path never ran. LayerNorm has this book's epsilon, 1e-6, and a block's three projections are three layers. This
-book's teacher learns from its class token alone, as LV-ViT does not, so that nothing trains what its last block
+path never ran. LayerNorm has this book's epsilon, 1e-6, and a block's three projections are three layers.
+The teacher learns from its class token alone, as LV-ViT does not, so that nothing trains what its last block
 makes of the patches; FRD teaches it all the same.
 
 Tokens are (batch, N, dim). In a network the class token stands before them and is never slimmed.
@@ -95,7 +95,7 @@ class MeanPooling(nn.Module):
 
 
 class NormPooling(MeanPooling):
-    """Mean pooling that looks and does not learn: in a rectangle a softmax of the tokens' norms weighs them."""
+    """Mean pooling that looks and does not learn: a softmax of the tokens' norms weighs each rectangle."""
 
     def forward(self, x: Tensor, attention: Tensor | None = None) -> Tensor:
         """(batch, rows * columns, dim) -> (batch, fewer, dim)."""
@@ -121,7 +121,7 @@ class HardDrop(nn.Module):
 
     def weights(self, x: Tensor, attention: Tensor) -> Tensor:
         """The same as averages, each of one token: (batch, n_out, N)."""
-        return self(torch.eye(x.shape[-2]).to(x).expand(*x.shape[:-2], -1, -1), attention)
+        return self.forward(torch.eye(x.shape[-2]).to(x).expand(*x.shape[:-2], -1, -1), attention)
 
 
 def hard_drop(x: Tensor, scores: Tensor, k: int) -> Tensor:
@@ -311,7 +311,7 @@ def patch_weights(net: SlimViT, images: Tensor) -> list[Tensor]:
 
 
 def cut_off(stages: Sequence[Tensor], mask: Tensor, below: float = 1 / 20) -> float:
-    """Share of the patches in ``mask`` (images, N) with less than ``below`` times an equal share at all stages.
+    """Share of the patches in ``mask`` (images, N) with less than ``below`` of an equal share at all stages.
 
     ``stages``: what ``patch_weights`` returns, (images, n_out, N) each.
     """
@@ -320,7 +320,7 @@ def cut_off(stages: Sequence[Tensor], mask: Tensor, below: float = 1 / 20) -> fl
 
 
 def preference(weights: Tensor, mask: Tensor, others: Tensor) -> float:
-    """Mean of weights (images, n_out, N) over the patches in ``mask``, (images, N), over that of ``others``."""
+    """Mean of weights (images, n_out, N) over patches in ``mask``, (images, N), over that of ``others``."""
     weights = weights.mean(-2)
     return float(weights[mask].mean() / weights[others].mean())
 
