@@ -1,4 +1,4 @@
-"""Raptor: phases against enumeration, states against transformers, and a replay by the teacher's own blocks."""
+"""Raptor: phases against enumeration, states against transformers, a replay by the teacher's own blocks."""
 
 import itertools
 from functools import partial
@@ -30,27 +30,31 @@ from fourfold.efficiency.raptor import (
     collect_states,
     contiguous_maxcut,
     convergence,
+    dinov2_base,
     dynamics,
     equal_ends,
     features,
     fit_raptor,
     forced_share,
     great_circle,
+    late_minus_middle,
     layer_distance,
     linear_cka,
     linear_replay,
     mean_distance,
     perturbation_angle,
+    phase_gap,
     planted,
     probe_accuracy,
+    published,
     recursive_maxcut,
     reordered,
     replay,
+    search_planted,
     stable_rank,
     step_size,
     stochastic_depth,
     swapped,
-    thirds,
     toeplitz_null,
     trajectory_r2,
     within_cost,
@@ -119,6 +123,12 @@ def test_both_searches_find_planted_phases_and_equal_ones_are_not_they():
     assert np.isnan(within_ratio(distance[:2, :2], (1, 2)))
 
 
+def test_random_planted_phases_are_mostly_found():
+    found = search_planted(10, 9, stream(0, "plant"))
+    assert found.excess < 1e-12
+    assert found.found >= 8 > found.equal
+
+
 def test_the_toeplitz_null_keeps_the_mean_of_every_diagonal_and_loses_the_phases():
     distance = planted(9, (3, 6, 9), 0.05, 0.55, 0.01, stream(0, "plant"))
     null = toeplitz_null(distance)
@@ -126,7 +136,11 @@ def test_the_toeplitz_null_keeps_the_mean_of_every_diagonal_and_loses_the_phases
         diagonal = null.diagonal(offset)
         torch.testing.assert_close(diagonal, distance.diagonal(offset).mean().expand_as(diagonal), **EXACT)
     assert torch.equal(toeplitz_null(null), null) or (toeplitz_null(null) - null).abs().max() < 1e-12
-    assert within_ratio(null, contiguous_maxcut(null, 3)) - within_ratio(distance, (3, 6, 9)) > 0.2
+    expected = within_ratio(null, contiguous_maxcut(null, 3)) - within_ratio(distance, (3, 6, 9))
+    assert phase_gap(distance, 3) == pytest.approx(expected, abs=1e-12)
+    assert expected > 0.2
+    assert phase_gap(distance, 3, (2, 4, 9)) < 0.1
+    assert phase_gap(null, 3) == pytest.approx(0, abs=1e-9)
 
 
 def test_distance_is_the_mean_of_one_minus_numpys_cosines():
@@ -142,10 +156,14 @@ def test_cka_is_its_formula_and_forgives_rotations():
     layers = normal(7, 3, 2, 4)
     one, other = (layers[:, i].flatten(1).numpy() for i in (0, 2))
     one, other = one - one.mean(0), other - other.mean(0)
-    expected = np.linalg.norm(one.T @ other) ** 2 / np.linalg.norm(one.T @ one) / np.linalg.norm(other.T @ other)
+    expected = (
+        np.linalg.norm(one.T @ other) ** 2 / np.linalg.norm(one.T @ one) / np.linalg.norm(other.T @ other)
+    )
     assert float(linear_cka(layers)[0, 2]) == pytest.approx(expected, abs=1e-12)
     turn = torch.linalg.qr(normal(8, 8, seed=1))[0]
-    turned = torch.stack([layers[:, 0].flatten(1), 3 * layers[:, 0].flatten(1) @ turn + 1], 1).unflatten(2, (2, 4))
+    turned = torch.stack([layers[:, 0].flatten(1), 3 * layers[:, 0].flatten(1) @ turn + 1], 1).unflatten(
+        2, (2, 4)
+    )
     assert float(linear_cka(turned)[0, 1]) == pytest.approx(1, abs=1e-12)
 
 
@@ -259,11 +277,8 @@ def test_swiglu_is_its_formula():
 
 @pytest.mark.parametrize(("k", "weights"), [(2, 18_981_952), (3, 28_472_928), (4, 37_963_904)])
 def test_published_weights_and_operations(k, weights):
-    ends = {2: (7, 12), 3: (7, 10, 12), 4: (4, 7, 10, 12)}[k]
     with torch.device("meta"):
-        net = Raptor([RaptorBlock(768, 12) for _ in range(k)], ends)
-        teacher = nn.Sequential(*(Block(768, 12, "gelu", 4, 1e-5) for _ in range(12)))
-        gelu = Raptor([RaptorBlock(768, 12, "gelu") for _ in range(k)], ends)
+        net, gelu, teacher = published(k), published(k, "gelu"), dinov2_base()
     assert cost.parameters(net) == weights == k * (16 * 768**2 + 70 * 768 + 32)
     assert cost.parameters(teacher) == 12 * (12 * 768**2 + 15 * 768) == 85_072_896
     base, tokens = cost.macs(teacher, (1, 261, 768)), 261
@@ -310,7 +325,7 @@ def test_teacher_forcing_gives_way():
 
 
 def recurrent_states() -> torch.Tensor:
-    """Two blocks, the first applied once and the second twice: what two tied blocks can learn to the letter."""
+    """Two blocks, the first applied once and the second twice, which two tied blocks can learn exactly."""
     teacher = jolted(tied((1, 3), depth_scale=False)).float()
     x = torch.randn(96, 5, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -413,9 +428,13 @@ def test_updates_in_another_order_end_where_they_did():
     torch.testing.assert_close(moved[:, 1] - moved[:, 0], states[:, 3] - states[:, 2], **EXACT)
     torch.testing.assert_close(reordered(states, range(4)), states, **EXACT)
     both = dynamics(states, [[2, 0, 3, 1], [0, 1, 2, 3]])
-    np.testing.assert_allclose(
-        both.coherence, (dynamics(moved).coherence + dynamics(states).coherence) / 2, atol=1e-12
-    )
+    for name, expected in dynamics(moved).items():
+        np.testing.assert_allclose(both[name], (expected + dynamics(states)[name]) / 2, atol=1e-12)
+    alone = dynamics(states)
+    np.testing.assert_allclose(alone["convergence"], convergence(states)[1:].mean(-1), atol=1e-12)
+    np.testing.assert_allclose(alone["speed"], angular_speed(states)[:, 0], atol=1e-12)
+    np.testing.assert_allclose(alone["coherence"], coherence(states)[1:], atol=1e-12)
+    np.testing.assert_allclose(alone["rank"], stable_rank(states), atol=1e-12)
 
 
 def test_classes_are_told_apart_by_direction():
@@ -461,9 +480,9 @@ def test_a_disturbance_that_stays_is_diluted_and_no_more():
     assert corrected.angles[-1] < corrected.diluted[-1] - 0.05
 
 
-def test_thirds():
-    assert thirds([1, 1, 1, 2, 2, 3, 3, 3]) == (2, 3)
-    assert thirds([0, 1, 1, 5]) == (1, 5)
+def test_late_minus_middle():
+    assert late_minus_middle([9, 9, 9, 2, 2, 3, 3, 3]) == 1
+    assert late_minus_middle([0, 1, 1, 5]) == 4
 
 
 # --- the mechanism without its heart ----------------------------------------------------------------------
@@ -513,6 +532,7 @@ REFUSED = [
     (lambda: recursive_maxcut(SQUARE, -0.1), "eps must be finite and >= 0, got -0.1"),
     (lambda: within_cost(SQUARE, (2, 3)), r"ends must rise from >= 1 to the depth, 4, got \[2, 3\]"),
     (lambda: within_ratio(SQUARE, (0, 4)), r"ends must rise .* got \[0, 4\]"),
+    (lambda: published(5), "k must be one of 2, 3, 4, got 5"),
     (lambda: equal_ends(4, 5), r"k must be in 1\.\.4 \(the depth\), got 5"),
     (lambda: planted(4, (4, 2), 0, 1, 0, None), r"ends must rise .* got \[4, 2\]"),
     (lambda: Block(8, 3), "heads must be >= 1 and divide dim, got heads=3, dim=8"),
@@ -527,10 +547,16 @@ REFUSED = [
     (lambda: stochastic_depth(4, 1.0), r"rate must be in \[0, 1\), got 1.0"),
     (lambda: forced_share(0, 1, "free"), "schedule must be one of 'anneal', 'tf', 'ar', got 'free'"),
     (lambda: forced_share(0, 1, "anneal", 2), r"anneal must be in \[0, 1\], got 2"),
-    (lambda: class_separation(STATES[:, 0, 0], torch.zeros(2)), "labels must have two of one class and two classes"),
+    (
+        lambda: class_separation(STATES[:, 0, 0], torch.zeros(2)),
+        "labels must have two of one class and two classes",
+    ),
     (lambda: reordered(STATES, [0, 1, 1]), r"order must have each of 0\.\.2 once, got \[0, 1, 1\]"),
     (lambda: at_step_size(normal(2, 3, 2, 4), 99), "size must be > 0 and <= .*, got 99"),
-    (lambda: perturbation_angle(small(), STATES, 5, 0.3, None), r"layer must be in 0\.\.4 \(the depth\), got 5"),
+    (
+        lambda: perturbation_angle(small(), STATES, 5, 0.3, None),
+        r"layer must be in 0\.\.4 \(the depth\), got 5",
+    ),
     (lambda: perturbation_angle(small(), STATES, 1, 0.0, None), "size must be finite and > 0, got 0.0"),
 ]
 

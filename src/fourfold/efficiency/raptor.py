@@ -5,24 +5,24 @@ Jacobs, Fel, Hakim, Brondetta, Ba and Keller, "Block-Recurrent Dynamics in Visio
 part on foundation models; the code here is written anew.
 
 Implemented: the search for contiguous phases of depth (dynamic programming, and the repository's bisection),
-the Raptor block with its depth scaling, its roll-out and its training, and the measures of depth as a dynamical
-system: convergence, angular speed, coherence, rank of updates, class basins, self-correction. Beside them the
-nulls that each is held against.
+the Raptor block with its depth scaling, its roll-out and its training, and the measures of depth as a
+dynamical system: convergence, angular speed, coherence, rank of updates, class basins, self-correction.
+Beside them the nulls that each is held against.
 
-Departures. Blocks are fitted jointly over the full depth from the start (stage 2; stage 1, each block alone on
-its phase, is skipped). There are no register tokens, so class and patches weigh one half each. The loss is
-divided by the variance of each layer's states. LayerScale starts at 0.1 where the paper's 1e-5 would need more
-steps than there are; gradients are not clipped. Stochastic depth drops whole blocks.
+Departures. Blocks are fitted jointly over the full depth from the start (stage 2; stage 1, each block alone
+on its phase, is skipped). There are no register tokens, so class and patches weigh one half each. The loss is
+divided by the variance of each layer's states. LayerScale starts at 0.1 where the paper's 1e-5 would need
+more steps than there are; gradients are not clipped. Stochastic depth drops whole blocks.
 
-States are (batch, depth + 1, tokens, dim): the embedding, then what each block returns, before the final norm.
-The class token is the first. Layers are counted from 1, as the blocks are.
+States are (batch, depth + 1, tokens, dim): the embedding, then what each block returns, before the final
+norm. The class token is the first. Layers are counted from 1, as the blocks are.
 """
 
 import copy
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import Literal, NamedTuple, get_args
+from itertools import combinations, pairwise
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ def layer_distance(layers: Tensor) -> Tensor:
 
 
 def linear_cka(layers: Tensor) -> Tensor:
-    """Linear CKA between layers (Kornblith et al., arXiv 1905.00414): (batch, depth, 2, dim) -> (depth, depth)."""
+    """Linear CKA (Kornblith et al., arXiv 1905.00414): (batch, depth, 2, dim) -> (depth, depth)."""
     centred = layers.double().flatten(2).transpose(0, 1)
     centred = centred - centred.mean(1, keepdim=True)
     grams = (centred @ centred.mT).flatten(1)
@@ -88,8 +88,8 @@ def within_ratio(distance: Tensor, ends: Sequence[int]) -> float:
 def contiguous_maxcut(distance: Tensor, k: int, min_size: int = 1) -> tuple[int, ...]:
     """The ends of the k phases between which the distances are largest, by dynamic programming.
 
-    Most between is least within: ``D(s, j) = min over i of D(s - 1, i) + within(i, j)``. Raises ``ValueError``
-    unless ``distance`` is square and has room for k phases of ``min_size`` layers.
+    Most between is least within: ``D(s, j) = min over i of D(s - 1, i) + within(i, j)``. Raises
+    ``ValueError`` unless ``distance`` is square and has room for k phases of ``min_size`` layers.
     """
     depth = len(distance)
     if distance.shape != (depth, depth):
@@ -131,13 +131,22 @@ def recursive_maxcut(distance: Tensor, eps: float, min_size: int = 2) -> tuple[i
     return cut(0, len(distance))
 
 
+def phase_gap(distance: Tensor, k: int, ends: Sequence[int] | None = None) -> float:
+    """By how much the ratio of the best k phases, or of those given, is below the Toeplitz null's best."""
+    null = toeplitz_null(distance)
+    found = contiguous_maxcut(distance, k) if ends is None else ends
+    return within_ratio(null, contiguous_maxcut(null, k)) - within_ratio(distance, found)
+
+
 def equal_ends(depth: int, k: int) -> tuple[int, ...]:
-    """The ends of k phases of equal length, as nearly as can be. Raises ``ValueError`` unless 1 <= k <= depth."""
+    """The ends of k phases of equal length, as nearly as can be; ``ValueError`` unless 1 <= k <= depth."""
     checks.between(1, depth, "the depth", k=k)
     return tuple(round(depth * (i + 1) / k) for i in range(k))
 
 
-def planted(depth: int, ends: Sequence[int], near: float, far: float, noise: float, generator) -> Tensor:
+def planted(
+    depth: int, ends: Sequence[int], near: float, far: float, noise: float, generator: torch.Generator | None
+) -> Tensor:
     """A distance with known phases: ``near`` within, ``far`` between, normal noise; (depth, depth)."""
     _ends(ends, depth)
     phase = torch.tensor([_phase(ends, layer) for layer in range(1, depth + 1)])
@@ -145,6 +154,33 @@ def planted(depth: int, ends: Sequence[int], near: float, far: float, noise: flo
     drawn = noise * torch.randn(depth, depth, generator=generator, dtype=torch.float64)
     upper = torch.triu(clean + drawn, 1)
     return upper + upper.mT
+
+
+class Search(NamedTuple):
+    """How the search fares on planted phases."""
+
+    excess: float
+    """Of its cost over the least of all partitions into two to four phases, the largest."""
+    found: int
+    """Distances whose three planted phases it finds."""
+    equal: int
+    """Distances whose three planted phases are the equal ones."""
+
+
+def search_planted(draws: int, depth: int, generator: torch.Generator) -> Search:
+    """Ask for three phases of two layers or more, drawn at random: .05 within, .55 between, noise .1."""
+    partitions = {k: [(*cut, depth) for cut in combinations(range(1, depth), k - 1)] for k in (2, 3, 4)}
+    long = [ends for ends in partitions[3] if min(b - a for a, b in pairwise([0, *ends])) > 1]
+    excess, found, equal = 0.0, 0, 0
+    for _ in range(draws):
+        ends = long[int(torch.randint(len(long), (), generator=generator))]
+        distance = planted(depth, ends, 0.05, 0.55, 0.1, generator)
+        for k, candidates in partitions.items():
+            least = min(within_cost(distance, each) for each in candidates)
+            excess = max(excess, within_cost(distance, contiguous_maxcut(distance, k)) - least)
+        found += contiguous_maxcut(distance, 3) == ends
+        equal += equal_ends(depth, 3) == ends
+    return Search(excess, found, equal)
 
 
 def _phase(ends: Sequence[int], layer: int) -> int:
@@ -179,7 +215,7 @@ MLPS: dict[str, Callable[[int, int], nn.Module]] = {"swiglu": SwiGLU, "gelu": ML
 class Block(nn.Module):
     """A transformer's block with LayerScale, which the teachers here leave out (``init=None``).
 
-    Raises ``ValueError`` for heads that do not divide ``dim``, an unknown MLP and an ``init`` that is not > 0.
+    Raises ``ValueError`` for heads that do not divide ``dim``, an unknown MLP and an ``init`` not > 0.
     """
 
     def __init__(
@@ -303,8 +339,9 @@ class VisionTransformer(nn.Module):
             raise ValueError("drop needs a generator, got None")
         self.generator = generator
         self.patches = nn.Conv2d(1, dim, patch, patch)
-        self.cls = nn.Parameter(0.02 * torch.randn(dim))
-        self.positions = nn.Parameter(0.02 * torch.randn(side**2 // (patch[0] * patch[1]) + 1, dim))
+        # At the usual 0.02 places are told apart only after a hundred steps, most of what there is.
+        self.cls = nn.Parameter(0.3 * torch.randn(dim))
+        self.positions = nn.Parameter(0.3 * torch.randn(side**2 // (patch[0] * patch[1]) + 1, dim))
         self.blocks = nn.ModuleList(Block(dim, heads, "gelu", mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, EPS)
         self.head = nn.Linear(2 * dim, classes)
@@ -331,17 +368,37 @@ class VisionTransformer(nn.Module):
 
 
 def stochastic_depth(depth: int, rate: float) -> tuple[float, ...]:
-    """Rates that rise linearly from 0 at the first block to ``rate`` at the last. Raises ``ValueError`` outside [0, 1)."""
+    """Rates that rise linearly from 0 at the first block to ``rate`` at the last, which is in [0, 1).
+
+    Raises ``ValueError`` for another rate.
+    """
     if not 0 <= rate < 1:
         raise ValueError(f"rate must be in [0, 1), got {rate}")
     return tuple(rate * index / max(depth - 1, 1) for index in range(depth))
 
 
+PUBLISHED = {2: (7, 12), 3: (7, 10, 12), 4: (4, 7, 10, 12)}
+"""The ends of the phases that the repository has for DINOv2-B, by the number of blocks."""
+
+
+def published(k: int, mlp: str = "swiglu") -> Raptor:
+    """The published k tied blocks for DINOv2-B. Raises ``ValueError`` for a k that was not published."""
+    if k not in PUBLISHED:
+        raise ValueError(f"k must be one of {', '.join(map(str, PUBLISHED))}, got {k}")
+    return Raptor([RaptorBlock(768, 12, mlp) for _ in range(k)], PUBLISHED[k])
+
+
+def dinov2_base(mlp: str = "gelu") -> nn.Sequential:
+    """The twelve blocks of DINOv2-B; or twelve untied ones with the published Raptors' MLP."""
+    return nn.Sequential(*(Block(768, 12, mlp, init=1e-5) for _ in range(12)))
+
+
 @torch.no_grad()
-def collect_states(vit: nn.Module, x: Tensor, disturb: tuple[int, Tensor] | None = None) -> Tensor:
+def collect_states(vit: Any, x: Tensor, disturb: tuple[int, Tensor] | None = None) -> Tensor:
     """All hidden states, in evaluation mode: images (batch, ...) -> (batch, depth + 1, tokens, dim).
 
-    ``vit`` has ``embed`` and ``blocks``. ``disturb`` adds a tensor (batch, tokens, dim) to the state at a layer.
+    ``vit`` has ``embed`` and ``blocks``. ``disturb``: a layer, and what is added to its state, (batch,
+    tokens, dim).
     """
     vit.eval()
     states = [vit.embed(x)]
@@ -387,7 +444,7 @@ class Replay(nn.Module):
 
 
 def forced_share(step: int, steps: int, schedule: Schedule, anneal: float = 0.25) -> float:
-    """The weight of teacher forcing at a step: ``anneal`` falls linearly from 1 to 0 over that share of the steps."""
+    """The weight of teacher forcing at a step; ``anneal``: the share of the steps in which it falls to 0."""
     checks.one_of(get_args(Schedule), schedule=schedule)
     if schedule != "anneal":
         return float(schedule == "tf")
@@ -410,25 +467,22 @@ def fit_raptor(
     variance = states[:, 1:].double().var((0, 2), correction=0).mean(-1).tolist()
     steps = recipe.epochs * -(-len(states) // recipe.batch)
 
-    def each_step(model: nn.Module, step: int) -> None:
+    def each_step(model: Any, step: int) -> None:
         model.share = 0.0 if last_only else forced_share(step, steps, schedule, anneal)
 
     nothing = torch.zeros(len(states))
-    return (
-        training.train(
-            lambda: Replay(make(), variance, last_only),
-            (seed,),
-            training.shuffled(states, nothing),
-            (states[None, :1], nothing[None, :1]),
-            recipe,
-            loss=lambda error, _: error.mean(),
-            score=lambda error, _: error.mean(-1),
-            together=False,
-            each_step=each_step,
-        )
-        .member(0)
-        .raptor
-    )
+    trained: Any = training.train(
+        lambda: Replay(make(), variance, last_only),
+        (seed,),
+        training.shuffled(states, nothing),
+        (states[None, :1], nothing[None, :1]),
+        recipe,
+        loss=lambda error, _: error.mean(),
+        score=lambda error, _: error.mean(-1),
+        together=False,
+        each_step=each_step,
+    ).member(0)
+    return trained.raptor
 
 
 def probe_accuracy(
@@ -461,9 +515,10 @@ def replay(raptor: Raptor, states: Tensor) -> Tensor:
 
 
 def linear_replay(train: Tensor, states: Tensor, ends: Sequence[int] | None = None) -> Tensor:
-    """The replay of one affine map a layer, or with ``ends`` a tied one a phase, by least squares on single steps.
+    """The replay of an affine map a layer, or with ``ends`` a tied one a phase, by least squares on steps.
 
-    The map is the same for every token. ``train``, ``states``: (batch, depth + 1, tokens, dim); shaped as the latter.
+    The map is the same for every token. ``train`` and ``states``: (batch, depth + 1, tokens, dim), and so
+    is what is returned, from the first state of ``states`` on.
     """
     depth = train.shape[1] - 1
     maps = []
@@ -481,9 +536,10 @@ def _with_one(x: Tensor) -> Tensor:
 
 
 def trajectory_r2(replayed: Tensor, states: Tensor) -> Tensor:
-    """Share of the variance that a replay explains, layer by layer: two (batch, depth + 1, tokens, dim) -> (depth,).
+    """Share of the variance that a replay explains, layer by layer: states twice -> (depth,).
 
-    The variance is that over images and tokens, all features together.
+    The variance is that over images and tokens, all features together. Both are (batch, depth + 1, tokens,
+    dim); their first state is left out.
     """
     wanted, got = states[:, 1:].double(), replayed[:, 1:].double()
     left = (wanted - got).square().sum((0, 2, 3))
@@ -517,7 +573,7 @@ def angular_speed(states: Tensor) -> Tensor:
 
 
 def coherence(states: Tensor) -> Tensor:
-    """The norm of the mean direction of an image's patches, 1 if they are parallel: states -> (depth + 1,)."""
+    """Norm of the mean direction of an image's patches, 1 if they are parallel: states -> (depth + 1,)."""
     return normalize(states[..., 1:, :].double(), dim=-1).mean(2).norm(dim=-1).mean(0)
 
 
@@ -554,27 +610,27 @@ def reordered(states: Tensor, order: Sequence[int]) -> Tensor:
     return torch.cat([states[:, :1], moved], 1)
 
 
-class Dynamics(NamedTuple):
-    """All measures of depth at once, as numpy arrays; see the functions of these names."""
+def dynamics(states: Tensor, orders: Sequence[Sequence[int]] = ()) -> dict[str, np.ndarray]:
+    """Four measures behind each layer, (depth,) each; ``orders``: their means over updates so reordered.
 
-    convergence: np.ndarray
-    angular_speed: np.ndarray
-    coherence: np.ndarray
-    stable_rank: np.ndarray
-
-
-def dynamics(states: Tensor, orders: Sequence[Sequence[int]] = ()) -> Dynamics:
-    """The measures of states; with ``orders`` their means over the same updates in each of these orders."""
-    measures = (convergence, angular_speed, coherence, stable_rank)
-    found = [
-        [measure(moved).numpy() for measure in measures]
-        for moved in ([reordered(states, order) for order in orders] if orders else [states])
-    ]
-    return Dynamics(*(np.mean(each, axis=0) for each in zip(*found, strict=True)))
+    *convergence*: the cosine with the last state, mean of class token and patches; *speed*: the angle by
+    which the block turns the class token; *coherence* of patches; *rank*: that of the block's updates.
+    """
+    every = [reordered(states, order) for order in orders] or [states]
+    measures: dict[str, Callable[[Tensor], Tensor]] = {
+        "convergence": lambda moved: convergence(moved)[1:].mean(-1),
+        "speed": lambda moved: angular_speed(moved)[:, 0],
+        "coherence": lambda moved: coherence(moved)[1:],
+        "rank": stable_rank,
+    }
+    return {
+        name: np.mean([measure(moved).numpy() for moved in every], axis=0)
+        for name, measure in measures.items()
+    }
 
 
 def step_size(layers: Tensor) -> float:
-    """Mean length of the updates over the norm of what they are added to: (batch, depth, ..., dim) -> a number."""
+    """Mean length of the updates over the norm of what they are added to; of (batch, depth, ..., dim)."""
     return float((layers.diff(dim=1).norm(dim=-1) / layers[:, :-1].norm(dim=-1)).mean())
 
 
@@ -594,17 +650,17 @@ def at_step_size(layers: Tensor, size: float) -> Tensor:
 
 
 def closer_by(other: Tensor, layers: Tensor) -> float:
-    """By how much the mean distance of ``layers`` is below that of ``other``, both with the smaller's step size."""
+    """By how much the mean distance of ``layers`` is below ``other``'s, both at the smaller step size."""
     size = min(step_size(other), step_size(layers))
     far, near = (mean_distance(layer_distance(at_step_size(each, size))) for each in (other, layers))
     return far - near
 
 
 def great_circle(layers: Tensor) -> Tensor:
-    """The distances of a smooth drift: layers on a great circle, each as far from the next as here, (depth, depth).
+    """The distances of a smooth drift: layers on a great circle, neighbours as far apart as here.
 
-    ``layers``: features (batch, depth, 2, dim). Angles of neighbours are means over images; none adds up to
-    more than half a turn.
+    Features (batch, depth, 2, dim) -> (depth, depth). Angles of neighbours are means over images; sums of
+    them end at half a turn.
     """
     steps = _angle(layers[:, 1:], layers[:, :-1]).mean(0)
     places = torch.cat([torch.zeros_like(steps[:1]), steps.cumsum(0)])
@@ -627,9 +683,9 @@ class Correction(NamedTuple):
 
 
 def perturbation_angle(
-    vit: nn.Module, x: Tensor, layer: int, size: float, generator: torch.Generator
+    vit: Any, x: Tensor, layer: int, size: float, generator: torch.Generator
 ) -> Correction:
-    """How far a disturbance at a layer, ``size`` of each token's norm in a random direction, turns later states.
+    """How far a disturbance at a layer turns later states: ``size`` of each token's norm, at random.
 
     Raises ``ValueError`` unless 0 <= layer <= depth and ``size`` > 0.
     """
@@ -646,8 +702,8 @@ def perturbation_angle(
     return Correction(angles, diluted)
 
 
-def thirds(values: Sequence[float]) -> tuple[float, float]:
-    """Means of the middle and of the last third of a sequence, ends rounded to whole places."""
+def late_minus_middle(values: Sequence[float]) -> float:
+    """Mean of the last third of a sequence minus that of its middle third, ends rounded to whole places."""
     array, n = np.asarray(values, dtype=float), len(values)
     first, second = round(n / 3), round(2 * n / 3)
-    return float(array[first:second].mean()), float(array[second:].mean())
+    return float(array[second:].mean() - array[first:second].mean())
