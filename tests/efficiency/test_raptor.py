@@ -473,11 +473,11 @@ class Still(nn.Module):
 def test_a_disturbance_that_stays_is_diluted_and_no_more():
     x, draw = 0.1 * normal(4, 3, 6, seed=9), partial(stream, 0, "disturb")
     found = perturbation_angle(Still(5), x, 1, 0.3, draw())
-    np.testing.assert_allclose(found.angles, found.diluted, atol=1e-9)
-    assert found.angles[0] == pytest.approx(np.arctan(0.3), abs=0.08)
-    assert found.angles[-1] < found.angles[0]
+    np.testing.assert_allclose(found["measured"], found["by growth alone"], atol=1e-9)
+    assert found["measured"][0] == pytest.approx(np.arctan(0.3), abs=0.08)
+    assert found["measured"][-1] < found["measured"][0]
     corrected = perturbation_angle(Still(5, 0.5), x, 1, 0.3, draw())
-    assert corrected.angles[-1] < corrected.diluted[-1] - 0.05
+    assert corrected["measured"][-1] < corrected["by growth alone"][-1] - 0.05
 
 
 def test_late_minus_middle():

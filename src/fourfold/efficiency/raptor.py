@@ -673,21 +673,14 @@ def mean_distance(distance: Tensor) -> float:
     return within_cost(distance, [len(distance)]) / math.comb(len(distance), 2)
 
 
-class Correction(NamedTuple):
-    """Angles to the undisturbed state, in radians, mean over images and tokens."""
-
-    angles: np.ndarray
-    """At each layer from the disturbed one on."""
-    diluted: np.ndarray
-    """The same if the disturbance stayed as it was, while the state beneath it grows."""
-
-
 def perturbation_angle(
     vit: Any, x: Tensor, layer: int, size: float, generator: torch.Generator
-) -> Correction:
+) -> dict[str, np.ndarray]:
     """How far a disturbance at a layer turns later states: ``size`` of each token's norm, at random.
 
-    Raises ``ValueError`` unless 0 <= layer <= depth and ``size`` > 0.
+    Angles to the undisturbed states in radians, mean over images and tokens, from that layer on: *measured*,
+    and *by growth alone*, if the disturbance stayed as it was while the state beneath it grows. Raises
+    ``ValueError`` unless 0 <= layer <= depth and ``size`` > 0.
     """
     checks.between(0, len(vit.blocks), "the depth", layer=layer)
     checks.finite(above=True, size=size)
@@ -696,10 +689,10 @@ def perturbation_angle(
     change = size * states[:, layer].norm(dim=-1, keepdim=True) * drawn
     after = collect_states(vit, x, (layer, change))
     still = states + change[:, None]
-    angles, diluted = (
-        _angle(each[:, layer:], states[:, layer:]).mean((0, 2)).numpy() for each in (after, still)
-    )
-    return Correction(angles, diluted)
+    return {
+        name: _angle(each[:, layer:], states[:, layer:]).mean((0, 2)).numpy()
+        for name, each in {"measured": after, "by growth alone": still}.items()
+    }
 
 
 def late_minus_middle(values: Sequence[float]) -> float:
