@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from torch import nn
 from torch.func import functional_call
 from transformers import Dinov2Config, Dinov2Model
 
 from fourfold import cost
-from fourfold.efficiency import raptor
 from fourfold.efficiency.raptor import (
     Block,
     Raptor,
@@ -31,12 +31,12 @@ from fourfold.efficiency.raptor import (
     contiguous_maxcut,
     convergence,
     dinov2_base,
+    drift,
     dynamics,
     equal_ends,
     features,
     fit_raptor,
     forced_share,
-    great_circle,
     late_minus_middle,
     layer_distance,
     linear_cka,
@@ -50,11 +50,11 @@ from fourfold.efficiency.raptor import (
     recursive_maxcut,
     reordered,
     replay,
+    ridge_replay,
     search_planted,
     stable_rank,
     step_size,
     stochastic_depth,
-    swapped,
     toeplitz_null,
     trajectory_r2,
     within_cost,
@@ -167,12 +167,14 @@ def test_cka_is_its_formula_and_forgives_rotations():
     assert float(linear_cka(turned)[0, 1]) == pytest.approx(1, abs=1e-12)
 
 
-def test_a_drift_on_a_great_circle_has_its_own_distances():
-    places = torch.tensor([0.0, 0.9, 1.3, 1.5, 1.6], dtype=torch.float64)
-    points = torch.stack([places.cos(), places.sin()], -1)
-    layers = torch.stack([points, points], 1).expand(3, 5, 2, 2)
-    torch.testing.assert_close(great_circle(layers), layer_distance(layers), **EXACT)
-    assert float(great_circle(normal(4, 9, 2, 6)).max()) <= 2
+def test_a_drift_turns_into_a_new_direction_at_every_step():
+    angles, points = [0.9, 0.5, 0.3], [torch.eye(5, dtype=torch.float64)[0]]
+    for axis, angle in enumerate(angles, start=1):
+        new = torch.eye(5, dtype=torch.float64)[axis]
+        points.append(np.cos(angle) * points[-1] + np.sin(angle) * new)
+    layers = torch.stack([torch.stack(points)] * 2, 1).expand(3, 4, 2, 5)
+    torch.testing.assert_close(drift(layers), layer_distance(layers), **EXACT)
+    assert float(drift(normal(4, 9, 2, 6)).diagonal().abs().max()) == 0
 
 
 # --- states, blocks, replay -------------------------------------------------------------------------------
@@ -242,7 +244,6 @@ def test_copies_of_the_teachers_blocks_replay_it_and_in_another_order_they_do_no
     assert float(trajectory_r2(replay(copies(net), states), states).min()) > 1 - 1e-9
     wrong = replay(copies(net, (1, 0, 3, 2)), states)
     assert float(trajectory_r2(wrong, states).mean()) < 0.9
-    assert torch.equal(replay(swapped(copies(net)), states), replay(copies(net, (3, 2, 1, 0)), states))
 
 
 def test_the_teacher_returns_what_it_reads_out_of_its_last_state():
@@ -362,6 +363,17 @@ def test_linear_maps_replay_a_linear_teacher_exactly():
     states = torch.stack(states, 1)
     for ends in (None, (3,), (1, 3)):
         torch.testing.assert_close(linear_replay(states, states, ends), states, rtol=0, atol=1e-9)
+
+
+def test_a_ridge_from_the_embedding_is_scikit_learns():
+    states = normal(30, 3, 2, 4)
+    inputs = states[:, 0].flatten(1).numpy()
+    with_one = np.concatenate([inputs, np.ones((30, 1))], 1)
+    alpha = 0.1 * np.diag(with_one.T @ with_one).mean()
+    model = Ridge(alpha, fit_intercept=False).fit(with_one, states[:, 2].flatten(1).numpy())
+    found = ridge_replay(states, states[:5], 0.1)
+    assert torch.equal(found[:, 0], states[:5, 0])
+    np.testing.assert_allclose(found[:, 2].flatten(1), model.predict(with_one[:5]), atol=1e-9)
 
 
 def test_r2_is_scikit_learns():
@@ -485,24 +497,6 @@ def test_late_minus_middle():
     assert late_minus_middle([0, 1, 1, 5]) == 4
 
 
-# --- the mechanism without its heart ----------------------------------------------------------------------
-
-
-def no_drop(depth, rate):
-    """Stochastic depth drops nothing."""
-    return (0.0,) * depth
-
-
-MUTATIONS = [("stochastic_depth", no_drop)]
-
-
-def test_without_its_rates_stochastic_depth_is_an_ordinary_training(monkeypatch):
-    monkeypatch.setattr(raptor, "stochastic_depth", no_drop)
-    net = small(drop=raptor.stochastic_depth(4, 0.5)).train()
-    x = normal(3, 8, 8)
-    assert torch.equal(net(x), small()(x))
-
-
 # --- bad input --------------------------------------------------------------------------------------------
 
 
@@ -532,6 +526,7 @@ REFUSED = [
     (lambda: recursive_maxcut(SQUARE, -0.1), "eps must be finite and >= 0, got -0.1"),
     (lambda: within_cost(SQUARE, (2, 3)), r"ends must rise from >= 1 to the depth, 4, got \[2, 3\]"),
     (lambda: within_ratio(SQUARE, (0, 4)), r"ends must rise .* got \[0, 4\]"),
+    (lambda: ridge_replay(STATES, STATES, 0.0), "ridge must be finite and > 0, got 0.0"),
     (lambda: published(5), "k must be one of 2, 3, 4, got 5"),
     (lambda: equal_ends(4, 5), r"k must be in 1\.\.4 \(the depth\), got 5"),
     (lambda: planted(4, (4, 2), 0, 1, 0, None), r"ends must rise .* got \[4, 2\]"),

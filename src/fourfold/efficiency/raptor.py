@@ -4,21 +4,21 @@ Jacobs, Fel, Hakim, Brondetta, Ba and Keller, "Block-Recurrent Dynamics in Visio
 2512.19941, ICLR 2026. Details were read in the official repository (KempnerInstitute/raptor), which has the
 part on foundation models; the code here is written anew.
 
-Implemented: the search for contiguous phases of depth (dynamic programming, and the repository's bisection),
-the Raptor block with its depth scaling, its roll-out and its training, and the measures of depth as a
-dynamical system: convergence, angular speed, coherence, rank of updates, class basins, self-correction.
-Beside them the nulls that each is held against.
+Implemented: the search for contiguous phases of depth by dynamic programming, and the repository's bisection;
+the Raptor block with its depth scaling, its roll-out and its training; the measures of depth as a dynamical
+system: convergence, angular speed, coherence, rank of updates, class basins, self-correction. Beside them the
+nulls that each is held against.
 
 Departures. Blocks are fitted jointly over the full depth from the start (stage 2; stage 1, each block alone
 on its phase, is skipped). There are no register tokens, so class and patches weigh one half each. The loss is
 divided by the variance of each layer's states. LayerScale starts at 0.1 where the paper's 1e-5 would need
-more steps than there are; gradients are not clipped. Stochastic depth drops whole blocks.
+more steps than there are; gradients are not clipped. Stochastic depth drops whole blocks. The chapter fits
+tied blocks with plain MLPs, and its transformers' positions start at 0.3.
 
 States are (batch, depth + 1, tokens, dim): the embedding, then what each block returns, before the final
 norm. The class token is the first. Layers are counted from 1, as the blocks are.
 """
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from itertools import combinations, pairwise
@@ -501,13 +501,6 @@ def probe_accuracy(
     return float(model.score(asked, unseen_labels.numpy()))
 
 
-def swapped(raptor: Raptor) -> Raptor:
-    """A copy with its blocks in reverse order, at the same ends."""
-    copied = copy.deepcopy(raptor)
-    copied.blocks = nn.ModuleList(reversed(copied.blocks))
-    return copied
-
-
 @torch.no_grad()
 def replay(raptor: Raptor, states: Tensor) -> Tensor:
     """States with all but the embedding replayed from it: (batch, depth + 1, tokens, dim)."""
@@ -529,6 +522,20 @@ def linear_replay(train: Tensor, states: Tensor, ends: Sequence[int] | None = No
     for matrix in maps:
         replayed.append(_with_one(replayed[-1]) @ matrix)
     return torch.stack(replayed, 1)
+
+
+def ridge_replay(train: Tensor, states: Tensor, ridge: float = 1e-2) -> Tensor:
+    """The replay of a linear map from the whole embedding to each state, all tokens at once.
+
+    By ridge regression; ``ridge``: the penalty over the mean square of the inputs. ``train`` and ``states``:
+    (batch, depth + 1, tokens, dim), and so is what is returned, from the first state of ``states`` on.
+    """
+    checks.finite(above=True, ridge=ridge)
+    inputs, asked = (_with_one(each[:, 0].double().flatten(1)) for each in (train, states))
+    gram = inputs.mT @ inputs
+    penalty = ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    maps = torch.linalg.solve(gram + penalty, inputs.mT @ train[:, 1:].double().flatten(1))
+    return torch.cat([states[:, :1].double(), (asked @ maps).view_as(states[:, 1:])], 1)
 
 
 def _with_one(x: Tensor) -> Tensor:
@@ -656,16 +663,17 @@ def closer_by(other: Tensor, layers: Tensor) -> float:
     return far - near
 
 
-def great_circle(layers: Tensor) -> Tensor:
-    """The distances of a smooth drift: layers on a great circle, neighbours as far apart as here.
+def drift(layers: Tensor) -> Tensor:
+    """The distances of a smooth drift: every layer as far from the next as here, always in a new direction.
 
-    Features (batch, depth, 2, dim) -> (depth, depth). Angles of neighbours are means over images; sums of
-    them end at half a turn.
+    Features (batch, depth, 2, dim) -> (depth, depth). Steps at right angles to all before them multiply their
+    cosines: ``1 - prod cos(step)``. Angles of steps are means over images.
     """
-    steps = _angle(layers[:, 1:], layers[:, :-1]).mean(0)
-    places = torch.cat([torch.zeros_like(steps[:1]), steps.cumsum(0)])
-    angles = (places[:, None] - places).abs().clamp(max=math.pi)
-    return (1 - angles.cos()).mean(-1)
+    cosines = _angle(layers[:, 1:], layers[:, :-1]).mean(0).cos()
+    between = torch.ones(layers.shape[1], layers.shape[1], 2, dtype=torch.float64)
+    for i, j in combinations(range(layers.shape[1]), 2):
+        between[i, j] = between[j, i] = cosines[i:j].prod(0)
+    return (1 - between).mean(-1)
 
 
 def mean_distance(distance: Tensor) -> float:
