@@ -202,14 +202,15 @@ class DiT(nn.Module):
         scale = output_mult / (self.multiplier if rules.readout else 1)
         self.readout = MuReadout(width, (out_channels or channels) * patch**2, scale)
         self.register_buffer("positions", grid_positions(width, size // patch))
-        initialize(self)
+        if not self.positions.is_meta:  # where there are no values
+            initialize(self)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """Noisy images (batch, channels, size, size), times (batch,), labels (batch,) -> noise, as x."""
         rows = x.shape[-2] // self.patch
         patches = rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=self.patch, q=self.patch)
         tokens = self.embed(patches) + self.positions
-        condition = self.time2(silu(self.time1(time_code(t)))) + self.labels(labels)
+        condition = self.time2(silu(self.time1(time_code(t).to(x)))) + self.labels(labels)
         for block in self.blocks:
             tokens = block(tokens, condition)
         tokens = self.readout(modulate(tokens, *self.adaln(silu(condition)).chunk(2, -1)))
@@ -303,13 +304,16 @@ def training_batches(
     return noised(images[drawn], labels[drawn].masked_fill(lost, no_label), generator)
 
 
-def gaussian_loss(images: Tensor, batch: Batch) -> float:
-    """The loss on ``batch`` of the best linear guess of the noise, had images (n, ...) a normal distribution.
+def gaussian_loss(images: Tensor, batch: Batch, pixelwise: bool = False) -> float:
+    """The loss on ``batch`` of the best guess of the noise, had images (n, ...) a normal distribution.
 
-    The lazy line: mean and covariance of the images, and a linear system for each time; nothing is trained.
+    The lazy lines: mean and covariance of the images, and a linear system for each time; nothing is trained.
+    With ``pixelwise`` each pixel is guessed from itself alone, by its own mean and variance.
     """
     x = images.flatten(1).double()
     mean, covariance = x.mean(0), x.T.cov()
+    if pixelwise:
+        covariance = covariance.diag().diag()
     signal, level = (values[batch.t].double() for values in ddpm_levels())
     spread = signal[:, None, None] ** 2 * covariance + level[:, None, None] ** 2 * torch.eye(x.shape[1])
     centred = batch.noisy.flatten(1) - signal[:, None] * mean
@@ -351,9 +355,9 @@ def train_ensemble(
     weights = {name: value.detach() for name, value in weights.items()}
     factors = [net.rate_factors() for net in nets]
     speeds = {
-        name: torch.tensor([rate * factor[name] for rate, factor in zip(rates, factors, strict=True)]).view(
-            -1, *[1] * (value.ndim - 1)
-        )
+        name: torch.tensor([rate * factor[name] for rate, factor in zip(rates, factors, strict=True)])
+        .to(value)
+        .view(-1, *[1] * (value.ndim - 1))
         for name, value in weights.items()
     }
     average = {name: value.clone() for name, value in weights.items()}
