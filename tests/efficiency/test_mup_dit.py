@@ -373,9 +373,13 @@ def test_the_lazy_line_is_the_conditional_mean_of_a_normal_distribution():
     batch = noised(images, torch.zeros(4000, dtype=torch.int64), stream(0, "noise"))
     signal, level = (values[batch.t].double()[:, None] for values in ddpm_levels())
     power = signal**2 * torch.tensor([0.25, 1, 4, 9]).double()
-    assert gaussian_loss(images, batch, pixelwise=True) == pytest.approx(
-        gaussian_loss(images, batch), rel=0.01
-    )
+    whole = gaussian_loss(images, batch)
+    assert gaussian_loss(images, batch, "each pixel") == pytest.approx(whole, rel=0.01)
+    square = images.double().square().mean()
+    factor = (level / (signal**2 * square + level**2)).view(-1, 1, 1, 1)
+    scaled = float((factor * batch.noisy - batch.noise).square().mean())
+    assert gaussian_loss(images, batch, "one scale") == pytest.approx(scaled, rel=1e-5)
+    assert scaled > 1.05 * whole
     assert gaussian_loss(images, batch) == pytest.approx(float((power / (power + level**2)).mean()), rel=0.03)
 
 

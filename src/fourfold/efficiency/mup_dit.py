@@ -304,16 +304,22 @@ def training_batches(
     return noised(images[drawn], labels[drawn].masked_fill(lost, no_label), generator)
 
 
-def gaussian_loss(images: Tensor, batch: Batch, pixelwise: bool = False) -> float:
+Guess = Literal["one scale", "each pixel", "all pixels"]
+
+
+def gaussian_loss(images: Tensor, batch: Batch, knows: Guess = "all pixels") -> float:
     """The loss on ``batch`` of the best guess of the noise, had images (n, ...) a normal distribution.
 
-    The lazy lines: mean and covariance of the images, and a linear system for each time; nothing is trained.
-    With ``pixelwise`` each pixel is guessed from itself alone, by its own mean and variance.
+    The lazy lines: a linear system for each time, and nothing trained. What the guess ``knows`` is mean and
+    covariance of all pixels, mean and variance of each, or the mean square of all: then it is the noisy
+    image times a number that depends on the time.
     """
     x = images.flatten(1).double()
     mean, covariance = x.mean(0), x.T.cov()
-    if pixelwise:
+    if knows == "each pixel":
         covariance = covariance.diag().diag()
+    elif knows == "one scale":
+        mean, covariance = torch.zeros_like(mean), x.square().mean() * torch.eye(x.shape[1])
     signal, level = (values[batch.t].double() for values in ddpm_levels())
     spread = signal[:, None, None] ** 2 * covariance + level[:, None, None] ** 2 * torch.eye(x.shape[1])
     centred = batch.noisy.flatten(1) - signal[:, None] * mean
