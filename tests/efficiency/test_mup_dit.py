@@ -128,7 +128,7 @@ def test_an_ensemble_is_torchs_adamw_one_network_at_a_time(batches):
         for name, value in net.named_parameters():
             torch.testing.assert_close(run.weights[name][index], value.detach(), rtol=0, atol=1e-5)
         part = one(batches)
-        loss = (average(part.noisy, part.t, part.labels) - part.noise).square().mean()
+        loss = (average(part.noisy, part.t, part.labels) - part.noise).square().mean().detach()
         assert float(run.final[index]) == pytest.approx(float(loss), abs=1e-5)
 
 
