@@ -646,7 +646,7 @@ def mean_iou(predicted: Tensor, labels: Tensor, classes: int) -> float:
         between(0, classes - 1, lowest_class=int(values.min()), highest_class=int(values.max()))
     pairs = (labels * classes + predicted).flatten().bincount(minlength=classes**2).view(classes, classes)
     union = pairs.sum(0) + pairs.sum(1) - pairs.diagonal()
-    return float(100 * (pairs.diagonal()[union > 0] / union[union > 0]).double().mean())
+    return float(100 * (pairs.diagonal() / union.double())[union > 0].mean())
 
 
 LAWS = torch.tensor(
@@ -667,3 +667,37 @@ def texture_energy(images: Tensor, window: int = 11) -> Tensor:
     answers = conv2d(functional.pad(images, (2, 2, 2, 2), mode="reflect"), masks).abs()
     energy = avg_pool2d(answers, window, 1, window // 2, count_include_pad=False)
     return (energy + 1e-3).log()
+
+
+def pixel_values(
+    images: Tensor, labels: Tensor, what: Literal["pixels", "energies"]
+) -> tuple[Tensor, Tensor]:
+    """What classifiers without a network know of every eighth pixel either way: (pixels, values), (pixels,).
+
+    Of images (n, 1, size, size) and labels (n, size, size): the 9 x 9 pixels around it, or its texture
+    energies. Raises ``ValueError`` for anything else.
+    """
+    one_of(("pixels", "energies"), what=what)
+    if what == "pixels":
+        values = functional.unfold(images, 9, padding=4).unflatten(2, images.shape[2:])
+    else:
+        values = texture_energy(images)
+    return values[:, :, 4::8, 4::8].movedim(1, -1).flatten(0, 2), labels[:, 4::8, 4::8].flatten()
+
+
+def framed(part: Images, size: int) -> Images:
+    """Images (n, side, side) in a frame of zeros, all standardised as one: (n, 1, size, size).
+
+    Raises ``ValueError`` if they are larger than ``size``.
+    """
+    side = part.images.shape[-1]
+    at_least(side, size=size)
+    before = (size - side) // 2
+    canvas = functional.pad(part.images[:, None], (before, size - side - before) * 2)
+    return Images((canvas - canvas.mean()) / canvas.std(), part.labels)
+
+
+def first_component(x: Tensor) -> Tensor:
+    """The first principal component of a map's positions: (dim, rows, columns) -> (rows, columns)."""
+    positions = x.flatten(1) - x.flatten(1).mean(1, keepdim=True)
+    return (torch.linalg.svd(positions, full_matrices=False)[0][:, 0] @ positions).unflatten(0, x.shape[1:])
