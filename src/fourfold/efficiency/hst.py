@@ -11,7 +11,7 @@ the textures that transformer and tasks are made of.
 import copy
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from einops import rearrange
@@ -465,6 +465,9 @@ def tuned(arm: Arm, backbone: Backbone, sizes: Sizes) -> nn.Module:
     """
     one_of(ARMS, arm=arm)
     backbone = copy.deepcopy(backbone)
+    # Nobody reads the class: its norm and head would count and not learn.
+    backbone.vit.norm.requires_grad_(False)
+    backbone.vit.head.requires_grad_(False)
     depth, dim = len(backbone.blocks), backbone.dim
 
     def blocks_head() -> nn.Module:
@@ -613,6 +616,17 @@ def _standardised(x: Tensor) -> Tensor:
     return (x - x.mean((-2, -1), keepdim=True)) / x.std((-2, -1), keepdim=True)
 
 
+def crops(families: Families, each: int, size: int, generator: torch.Generator) -> Images:
+    """``each`` textures of every family, shuffled: images (n, 1, size, size), labels (n,).
+
+    Raises ``ValueError`` for each < 1 or size < 4.
+    """
+    at_least(1, each=each)
+    kinds = len(families.wavelength)
+    labels = torch.randperm(each * kinds, generator=generator) % kinds
+    return Images(textures(families, labels, size, generator)[:, None], labels)
+
+
 def mosaics(families: Families, n: int, size: int, generator: torch.Generator) -> Images:
     """Squares of two textures, parted by a line: images (n, 1, size, size), family of each pixel.
 
@@ -683,6 +697,22 @@ def pixel_values(
     else:
         values = texture_energy(images)
     return values[:, :, 4::8, 4::8].movedim(1, -1).flatten(0, 2), labels[:, 4::8, 4::8].flatten()
+
+
+def lazy_iou(
+    classifier: Any, seen: Images, unseen: Images, what: Literal["pixels", "energies"], classes: int
+) -> float:
+    """``mean_iou`` of a classifier of scikit-learn's kind, given ``pixel_values``, on unseen mosaics."""
+    values, labels = pixel_values(*seen, what)
+    classifier.fit(values.numpy(), labels.numpy())
+    values, labels = pixel_values(*unseen, what)
+    return mean_iou(torch.tensor(classifier.predict(values.numpy())), labels, classes)
+
+
+@torch.inference_mode()
+def predicted(model: nn.Module, images: Tensor) -> Tensor:
+    """The likeliest class of each pixel: (n, channels, height, width) -> (n, height, width)."""
+    return torch.cat([model(part).argmax(1) for part in images.split(100)])
 
 
 def framed(part: Images, size: int) -> Images:
