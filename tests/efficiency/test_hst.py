@@ -440,7 +440,7 @@ RECORD = records.load("hst")
 FEW = [1.0, 1.2, 0.9, 1.1, 1.0, 0.8]
 
 
-def words(claim, criteria, controls, trained=60.0, pretrained=80.0):
+def words(claim, criteria, controls, trained=20.0, pretrained=80.0):
     """The verdict on a claim if each of these quantities had such values, give or take a little."""
     given = [
         {name: [value * x for x in FEW] for name, value in part.items()} for part in (criteria, controls)
@@ -449,23 +449,32 @@ def words(claim, criteria, controls, trained=60.0, pretrained=80.0):
     return judge(RECORD, claim, *given, conditions).word
 
 
-LEAD, RIVALS = {"over_best": 4}, {"alone": -3, "added": -2}
+LEAD = {"over_probe": 4, "over_norms": 3, "over_prompts": 5}
+LAZY = {"alone": -3, "added": -2, "energies": -4}
 
 
-def test_a_lead_that_lazy_rivals_have_too_is_none():
-    assert words("C3", LEAD, RIVALS) == "reproduced"
-    assert words("C3", LEAD, RIVALS | {"added": 2}) == "inconclusive"
-    assert words("C3", LEAD, RIVALS | {"alone": 2}) == "inconclusive"
-    assert words("C3", {"over_best": -4}, RIVALS) == "not reproduced"
-    assert words("C3b", {"over_alone": 6, "over_random": 5}, {"random": -1, "alone": 1}) == "reproduced"
-    assert words("C3b", {"over_alone": 6, "over_random": 5}, {"random": 4, "alone": 1}) == "inconclusive"
-    assert words("C4", {"over_full": 2}, {"probe": -4, "alone": -5}) == "reproduced"
-    assert words("C4", {"over_full": 2}, {"probe": -4, "alone": 1}) == "inconclusive"
+@pytest.mark.parametrize("rival", LAZY)
+def test_a_lead_that_lazy_rivals_have_too_is_none(rival):
+    assert words("C3", LEAD, LAZY) == "reproduced"
+    assert words("C3", LEAD, LAZY | {rival: 2}) == "inconclusive"
+    assert words("C3", LEAD | {"over_probe": -5}, LAZY) == "not reproduced"
 
 
-@pytest.mark.parametrize("condition", [{"trained": 20.0}, {"pretrained": 30.0}])
+def test_reading_the_transformer_is_not_adding_its_scores():
+    lead = {"over_alone": 6, "over_random": 5}
+    lazy = {"random": -1, "added": 0.5, "energies": -2, "added_random": -3}
+    assert words("C3b", lead, lazy) == "reproduced"
+    assert words("C3b", lead, lazy | {"added": 4}) == "inconclusive"
+    assert words("C3b", lead, lazy | {"added_random": 4}) == "inconclusive"
+    full = {"probe": -4, "alone": -5, "energies": -1}
+    assert words("C4", {"over_full": 2}, full) == "reproduced"
+    assert words("C4", {"over_full": -3}, full) == "not reproduced"
+    assert words("C4", {"over_full": 2}, full | {"energies": 1}) == "inconclusive"
+
+
+@pytest.mark.parametrize("condition", [{"trained": 2.0}, {"pretrained": 30.0}])
 def test_networks_that_have_not_learnt_show_nothing(condition):
-    assert words("C3", LEAD, RIVALS, **condition) == "inconclusive"
+    assert words("C3", LEAD, LAZY, **condition) == "inconclusive"
 
 
 def test_a_bridge_for_each_block_is_counted_larger(large):
