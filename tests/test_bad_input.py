@@ -83,5 +83,7 @@ def test_the_extremes_that_a_record_allows_are_accepted(record):
         for bound in (spec.min, spec.max):
             if bound is not None and not tied:
                 value = int(bound) if "int" in spec.type else float(bound)
-                given_value = [value] * spec.shortest if spec.type.startswith("list") else value
+                inwards = 0 if spec.repeats else 1 if bound == spec.min else -1
+                values = [value + inwards * place for place in range(spec.shortest)]
+                given_value = values if spec.type.startswith("list") else value
                 assert parameters.validate(record, quick(record) | {name: given_value})[name] == given_value
