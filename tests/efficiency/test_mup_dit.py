@@ -55,14 +55,6 @@ def small(width: int = 8, seed: int = 0, **how) -> DiT:
         return DiT(width, **{**SMALL, **how})
 
 
-def jolted(net: DiT) -> DiT:
-    """With a readout and biases that are not zero, so that everything shows in the output."""
-    with torch.no_grad(), seeded(1):
-        for value in net.parameters():
-            value.add_(0.3 * torch.randn_like(value))
-    return net
-
-
 @pytest.fixture(scope="module")
 def batches() -> Batch:
     images = torch.rand(12, 1, 4, 4, generator=stream(0, "images")) * 2 - 1
@@ -306,7 +298,7 @@ def test_the_readout_divides_its_input_and_not_its_bias():
     assert [float(small(32, rules=rules).readout.scale) for rules in (MUP, STANDARD)] == [0.25, 1]
 
 
-def test_images_come_back_in_their_places():
+def test_images_come_back_in_their_places(jolted):
     net = jolted(small(8, size=6, channels=2))
     x, t, y = torch.randn(3, 2, 6, 6), torch.tensor([0, 5, 999]), torch.tensor([0, 1, 3])
     assert net(x, t, y).shape == x.shape
@@ -319,7 +311,7 @@ def test_images_come_back_in_their_places():
     assert torch.equal(marked[:, 2:4, 4:6], marked[:, :2, :2])
 
 
-def test_gradients_are_the_numerical_ones():
+def test_gradients_are_the_numerical_ones(jolted):
     net = jolted(small(4)).double()
     x = torch.randn(2, 1, 4, 4, dtype=torch.float64, requires_grad=True)
     t, y = torch.tensor([3, 700]), torch.tensor([0, 3])

@@ -80,14 +80,6 @@ def tied(ends=(1, 3), dim: int = 8, **how) -> Raptor:
         return Raptor([RaptorBlock(dim, 2, "gelu", 2, init=0.5, **how) for _ in ends], ends).double()
 
 
-def jolted(net: nn.Module) -> nn.Module:
-    """Every weight away from its start, so that none of them can be mixed up unseen."""
-    with torch.no_grad():
-        for index, value in enumerate(net.parameters()):
-            value.add_(0.3 * normal(*value.shape, seed=index).to(value))
-    return net
-
-
 # --- phases -----------------------------------------------------------------------------------------------
 
 
@@ -196,7 +188,7 @@ def _first(output):
     return output if isinstance(output, torch.Tensor) else output[0]
 
 
-def dinov2() -> Dinov2Model:
+def dinov2(jolted) -> Dinov2Model:
     with seeded(0):
         config = Dinov2Config(
             hidden_size=16, num_hidden_layers=3, num_attention_heads=4, image_size=28, patch_size=14
@@ -204,15 +196,15 @@ def dinov2() -> Dinov2Model:
         return jolted(Dinov2Model(config)).eval()
 
 
-def test_states_are_those_that_transformers_collects():
-    model, x = dinov2(), torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+def test_states_are_those_that_transformers_collects(jolted):
+    model, x = dinov2(jolted), torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = torch.stack(model(x, output_hidden_states=True).hidden_states, 1)
     torch.testing.assert_close(collect_states(Theirs(model), x), expected, rtol=0, atol=1e-6)
 
 
-def test_our_block_is_dinov2s():
-    theirs, ours = dinov2().encoder.layer[1].double(), Block(16, 4, "gelu", 4, init=1.0).double()
+def test_our_block_is_dinov2s(jolted):
+    theirs, ours = dinov2(jolted).encoder.layer[1].double(), Block(16, 4, "gelu", 4, init=1.0).double()
     state = theirs.state_dict()
     names = {f"attention.{part[0]}_proj": f"attention.{part}" for part in ("query", "key", "value")}
     names |= {"attention.o_proj": "attention.projection", "mlp.fc1": "mlp.up", "mlp.fc2": "mlp.down"}
@@ -236,7 +228,7 @@ def copies(net: VisionTransformer, order=None) -> Raptor:
     return Raptor(blocks, tuple(range(1, len(blocks) + 1)))
 
 
-def test_copies_of_the_teachers_blocks_replay_it_and_in_another_order_they_do_not():
+def test_copies_of_the_teachers_blocks_replay_it_and_in_another_order_they_do_not(jolted):
     net, images = jolted(small()), normal(5, 8, 8)
     states = collect_states(net, images)
     torch.testing.assert_close(replay(copies(net), states), states, rtol=0, atol=1e-6)
@@ -254,7 +246,7 @@ def test_the_teacher_returns_what_it_reads_out_of_its_last_state():
     assert features(states).shape == (3, 5, 2, 8)
 
 
-def test_a_block_is_its_formula():
+def test_a_block_is_its_formula(jolted):
     block = jolted(tied().blocks[0])
     x = normal(2, 5, 8)
     gain = 1 + block.depth[2](nn.functional.silu(block.depth[0](torch.tensor([[3.0]]).double()))).view(3, 8)
@@ -327,7 +319,11 @@ def test_teacher_forcing_gives_way():
 
 def recurrent_states() -> torch.Tensor:
     """Two blocks, the first applied once and the second twice, which two tied blocks can learn exactly."""
-    teacher = jolted(tied((1, 3), depth_scale=False)).float()
+    teacher = tied((1, 3), depth_scale=False)
+    with torch.no_grad():
+        for index, value in enumerate(teacher.parameters()):
+            value.add_(0.3 * normal(*value.shape, seed=index))
+    teacher = teacher.float()
     x = torch.randn(96, 5, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return torch.cat([x[:, None], teacher.rollout(x)], 1)

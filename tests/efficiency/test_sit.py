@@ -67,19 +67,10 @@ def slim(after=(0, 1), n_tokens=(4, 2), reduce=None) -> SlimViT:
         return SlimViT(Tiny(), after, n_tokens, reduce).double()
 
 
-def jolted(net: nn.Module) -> nn.Module:
-    """Every weight away from its start, so that none of them can be mixed up unseen."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for value in net.parameters():
-            value.add_(0.3 * torch.randn(value.shape, generator=generator))
-    return net
-
-
 # --- token slimming ---------------------------------------------------------------------------------------
 
 
-def test_slimming_is_numpys_softmax_over_tokens_and_an_average_of_the_raw_tokens():
+def test_slimming_is_numpys_softmax_over_tokens_and_an_average_of_the_raw_tokens(jolted):
     tsm = jolted(TokenSlimming(6, 3).double())
     x = normal(2, 7, 6)
     with torch.no_grad():
@@ -107,7 +98,7 @@ def test_one_hot_scores_are_hard_dropping():
     assert torch.equal(one_hot_slimming(x, ranks, 3), tsm(x))
 
 
-def test_rows_sum_to_one_and_the_order_of_tokens_does_not_matter():
+def test_rows_sum_to_one_and_the_order_of_tokens_does_not_matter(jolted):
     tsm, x = jolted(TokenSlimming(6, 3).double()), normal(2, 7, 6)
     torch.testing.assert_close(tsm.weights(x).sum(-1), torch.ones(2, 3).double(), **EXACT)
     order = torch.tensor([3, 1, 6, 0, 2, 5, 4])
@@ -129,7 +120,7 @@ def test_published_parameters_of_the_modules(dim, k):
         assert (cost.parameters(tsm), cost.parameters(rtsm)) == (93_603, 1_414_580)
 
 
-def test_gradients_are_right_in_float64():
+def test_gradients_are_right_in_float64(jolted):
     tsm = jolted(TokenSlimming(4, 2).double())
     weights = dict(tsm.named_parameters())
 
@@ -170,7 +161,7 @@ def test_repeated_tokens_stand_side_by_side():
     assert torch.equal(RepeatTokens(3, 2, 5)(x)[0], x[0, [0, 0, 0, 1, 1]])
 
 
-def test_the_way_back_is_its_formula():
+def test_the_way_back_is_its_formula(jolted):
     rtsm = jolted(ReverseTokenSlimming(4, 2, 5).double())
     x = normal(2, 2, 4)
     y = torch.einsum("on,bnc->boc", rtsm.up.weight, rtsm.norm_tokens(x)) + rtsm.up.bias[:, None]
@@ -198,7 +189,7 @@ def test_tokens_fall_after_the_blocks_named():
     assert [x.shape[1] for x in tokens] == slim().tokens_after() == [4, 2, 2]
 
 
-def test_patch_weights_are_those_of_the_tokens_that_are_left():
+def test_patch_weights_are_those_of_the_tokens_that_are_left(jolted):
     net, images = jolted(slim()), normal(2, 1, 8, 8)
     early, found = patch_weights(net, images)
     assert found.shape == (2, 2, 16)
@@ -322,7 +313,7 @@ def test_students_differ_in_what_reduces_their_tokens(way):
     assert all(isinstance(stage, kind) for stage in net.slim)
 
 
-def test_a_teacher_answers_once_for_every_epoch_and_seed():
+def test_a_teacher_answers_once_for_every_epoch_and_seed(jolted):
     def draw(generator):
         return torch.rand(4, 1, 8, 8, generator=generator), torch.arange(4) % 3
 
@@ -337,7 +328,7 @@ def test_a_teacher_answers_once_for_every_epoch_and_seed():
         assert torch.equal(targets[:, 1:], teachers[1](images))
 
 
-def test_sharpened_scores_are_nearly_one_hot_and_leave_the_network_alone():
+def test_sharpened_scores_are_nearly_one_hot_and_leave_the_network_alone(jolted):
     net, images = jolted(slim()), normal(2, 1, 8, 8)
     before = patch_weights(net, images)[0]
     after = patch_weights(sharpened(net, 1e6), images)[0]
@@ -420,7 +411,7 @@ def test_a_large_network_has_the_published_stages():
     assert len(net.vit.blocks) == 24
 
 
-def test_a_small_lvvit_runs_and_its_blocks_are_divided():
+def test_a_small_lvvit_runs_and_its_blocks_are_divided(jolted):
     config = CONFIGS["T"]._replace(dim=16, heads=2, blocks=(1, 1, 1, 1), image=64)
     with seeded(0):
         net = slimmed_lvvit(config).double().eval()
@@ -463,7 +454,7 @@ MUTATIONS = [
 
 
 @pytest.mark.parametrize(("target", "mutation"), MUTATIONS)
-def test_what_is_mutated_still_trains(monkeypatch, target, mutation):
+def test_what_is_mutated_still_trains(jolted, monkeypatch, target, mutation):
     net, images = Recalibrated(jolted(slim()), slim((), ())).double(), normal(4, 1, 8, 8)
     targets = torch.cat([torch.tensor([[0.0], [1], [2], [0]]), normal(4, 3, seed=1)], 1)
     before = distillation_loss(net(images), targets)

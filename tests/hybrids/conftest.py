@@ -1,32 +1,11 @@
-"""What the tests of the hybrids share: modules for oracles, and a task that any network learns in seconds."""
+"""What the tests of the hybrids share: a task that any network should learn in seconds, and that it does."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
 
-from fourfold.training import Trained, seeded
-
-
-@pytest.fixture(scope="session")
-def jolted():
-    """Makes a module, double precision and evaluation mode, of which nothing is as it starts.
-
-    Every weight and running average is moved, so that none of them can be mixed up unseen.
-    """
-
-    def made(make: Callable[..., nn.Module], *sizes, by: float = 0.3, **how) -> nn.Module:
-        with seeded(0):
-            net = make(*sizes, **how).double().eval()
-        generator = torch.Generator().manual_seed(1)
-        for name, value in net.state_dict().items():
-            if value.is_floating_point():
-                noise = by * torch.randn(value.shape, generator=generator, dtype=value.dtype)
-                value.add_(noise.abs() if name.endswith(("running_var", "tau")) else noise)
-        return net
-
-    return made
+from fourfold.training import Trained
 
 
 @pytest.fixture(scope="session")
