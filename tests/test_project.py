@@ -39,6 +39,34 @@ def names_in(folder, pattern):
     }
 
 
+def unshown(source):
+    """The calls of a cell that keep or judge and that it does not show, by which they would reach no run."""
+    tree = ast.parse(source)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    shown = [part for call in calls if ast.unparse(call.func) == "display" for part in call.args]
+    match tree.body:
+        case [*_, ast.Expr(value=last)]:
+            shown.append(last)
+    said = [call for call in calls if ast.unparse(call.func) in ("chapter.keep", "chapter.judge")]
+    return [ast.unparse(call) for call in said if call not in shown]
+
+
+@pytest.mark.parametrize(
+    ("cell", "lost"),
+    [
+        ("a = [1]\nchapter.keep('a', a)", []),
+        ("display(chapter.keep('a', [1]))\nplot()", []),
+        ("chapter.keep('a', a)\nchapter.keep('b', b)", ["chapter.keep('a', a)"]),
+        ("chapter.keep('a', a)\n\ndef late(): ...", ["chapter.keep('a', a)"]),
+        ("if a:\n    chapter.keep('a', a)", ["chapter.keep('a', a)"]),
+        ("said = chapter.judge('C1', {}, {})", ["chapter.judge('C1', {}, {})"]),
+        ("", []),
+    ],
+)
+def test_a_cell_shows_its_last_expression_and_what_it_displays(cell, lost):
+    assert unshown(cell) == lost
+
+
 def test_each_chapter_is_in_its_four_places_and_in_the_contents():
     expected = {(record.part, record.slug) for record in CHAPTERS}
     assert names_in("notebooks", "*.md") == expected
@@ -148,6 +176,9 @@ class TestChapter:
             drawn = "figures." in cell.source or "explorer(" in cell.source
             assert drawn or not ignored, cell.source[:80]
             assert not ignored or "judge(" not in cell.source, cell.source[:80]
+
+    def test_what_it_keeps_and_judges_is_shown(self, record, cells):
+        assert [lost for cell in cells if cell.cell_type == "code" for lost in unshown(cell.source)] == []
 
     def test_verdicts_of_the_pair_are_what_its_record_says(self, record, markdown):
         text = "\n".join(

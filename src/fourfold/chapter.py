@@ -48,7 +48,10 @@ class Chapter:
         return replace(verdict, replicated=replication.words(self.record, claim_id))
 
     def keep(self, name: str, data: Any) -> "Kept":
-        """Results that the book wants from a full run: made of dicts, lists, numbers, text and None."""
+        """Results that the book wants from another run: made of dicts, lists, numbers, text and None.
+
+        They reach it by being shown: the call is a cell's last expression, or stands in ``display(...)``.
+        """
         return Kept(self.record.slug, name, data)
 
     def full_run(self) -> dict[str, Any] | None:

@@ -86,6 +86,23 @@ def test_pair_keeps_what_is_compared_and_drops_the_rest(chapter):
     assert [output.data for output in second.outputs] == [{"text/plain": "2", "image/png": picture(200)}]
 
 
+def test_a_pair_does_not_show_where_a_stream_was_cut(chapter):
+    markdown, ran = chapter
+    notebook = nbformat.read(ran, as_version=4)
+    pieces = [("stdout", "one\n"), ("stdout", "two\n"), ("stderr", "three\n"), ("stdout", "four\n")]
+    notebook.cells[1].outputs[1:] = [
+        nbformat.v4.new_output("stream", name=name, text=text) for name, text in pieces
+    ]
+    nbformat.write(notebook, ran)
+    result, *streams = commands.pair(markdown, ran).cells[1].outputs
+    assert result.data["text/plain"] == "2"
+    assert [(output.name, output.text) for output in streams] == [
+        ("stdout", "one\ntwo\n"),
+        ("stderr", "three\n"),
+        ("stdout", "four\n"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("before", "kept"),
     [

@@ -406,6 +406,23 @@ def test_a_coordinate_check_sees_the_initial_weights_first_and_measures_from_the
     assert next(row.size for row in rows if row.module == "embed") == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("rules", [MUP, STANDARD, Rules(True, False)])
+def test_the_readout_starts_at_zero_so_that_its_size_is_its_change(batches, rules):
+    rows = list(coord_check([small(32, rules=rules)], one(batches), 1e-2, 4))
+    readout = [row for row in rows if row.module == "readout"]
+    assert [row.size for row in readout] == [row.change for row in readout]
+    assert readout[0].size == 0 < readout[-1].size
+    # Of no other layer: the initial weights have a size.
+    assert {row.module for row in rows if row.size == row.change > 0} == {"readout"}
+
+
+def test_without_its_multiplier_the_readout_is_the_steepest_layer_and_its_change_grows_with_the_width():
+    found = {measure: slopes(Rules(True, False), measure=measure) for measure in ("size", "change")}
+    for layers in found.values():
+        assert max(layers, key=lambda module: abs(layers[module])) == "readout"
+    assert found["size"]["readout"] == found["change"]["readout"] > 0.4
+
+
 def test_the_coordinate_check_tells_mup_from_what_is_not():
     assert max(abs(slope) for slope in slopes(MUP).values()) < 0.35
     assert max(slopes(STANDARD).values()) > 0.5

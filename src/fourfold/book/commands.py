@@ -10,7 +10,7 @@ import io
 import string
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import jupytext
@@ -46,8 +46,8 @@ def pair(markdown: Path, ran: Path | None = None) -> nbformat.NotebookNode:
     """The ``.ipynb`` half of a chapter: the Markdown's cells with the text outputs of its last run.
 
     Cell ids are kept from the pair on disk where a cell's place and kind are unchanged. Outputs keep
-    what ``--nbval`` compares (text and HTML of verdicts) and lose metadata and times; figures keep their
-    PNG, the one on disk where the new one looks the same.
+    what ``--nbval`` compares (text and HTML of verdicts) and lose metadata and times; what was printed in
+    pieces is joined; figures keep their PNG, the one on disk where the new one looks the same.
 
     Raises:
         ValueError: if the executed copy does not have the Markdown's code cells.
@@ -65,7 +65,7 @@ def pair(markdown: Path, ran: Path | None = None) -> nbformat.NotebookNode:
         cell.outputs = (
             [_picture(o, known) for o in cell.outputs if _png(o)]
             if drawn
-            else [_text_only(output) for output in cell.outputs]
+            else _joined([_text_only(output) for output in cell.outputs])
         )
     for count, cell in enumerate(code, start=1):
         cell.execution_count = count
@@ -81,6 +81,17 @@ def _text_only(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
         output.data = {mime: text for mime, text in output.data.items() if mime.startswith("text/")}
         output.metadata = {}
     return output
+
+
+def _joined(outputs: Sequence[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Outputs with neighbouring pieces of one stream made one: a kernel cuts it anew in each run."""
+    whole: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if output.output_type == "stream" and whole and whole[-1].get("name") == output.name:
+            whole[-1].text += output.text
+        else:
+            whole.append(output)
+    return whole
 
 
 def _png(output: nbformat.NotebookNode) -> str:
