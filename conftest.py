@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-FIRST = ("tests/robust", "tests/test_processors.py", "notebooks")
+FIRST = ("tests/robust", "tests/test_processors.py", "tests/recorded/test_mutation.py", "notebooks")
 
 
 def pytest_configure(config):
