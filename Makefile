@@ -14,7 +14,7 @@ BUILD = python -m fourfold.book.snakemake --quiet rules --profile $(PROFILE)
 READY = .venv/.ready
 # One thread a process: tests and chapters run beside one another, and threads would change numbers.
 PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(if $(KERNELS),python tests/processors.py $(KERNELS)) \
-	pytest --numprocesses auto --dist loadscope --nbval --nbval-current-env
+	pytest --numprocesses auto --dist loadscope --no-loadscope-reorder --nbval --nbval-current-env
 # Chapters of seconds, which `make test` runs once more as readers do.
 CHEAP = notebooks/frequency/gaunt_tensor_product.ipynb notebooks/optics/holobeam.ipynb
 # One lock for every Python from the oldest on and for every platform; what only some need says so behind a semicolon.

@@ -1,6 +1,9 @@
 """Small books to break, and the record of what was done to them."""
 
+import fcntl
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -55,11 +58,22 @@ def fault(request) -> Callable[[str, str], Fault]:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory) -> tuple[SmallBook, float]:
-    """A small book that was built undisturbed, and the seconds that took. Nothing writes into it."""
-    book = make(tmp_path_factory.mktemp("reference") / "book")
-    start = time.monotonic()
-    book.build()
-    return book, time.monotonic() - start
+    """A small book that was built undisturbed, and the seconds that took. Nothing writes into it.
+
+    Processes that share out the tests have one between them, and wait for who builds it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    root, took = shared / "reference" / "book", shared / "reference.seconds"
+    with (shared / "reference.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not took.exists():
+            shutil.rmtree(root.parent, ignore_errors=True)
+            start = time.monotonic()
+            make(root).build()
+            took.write_text(str(time.monotonic() - start))
+    return SmallBook(root), float(took.read_text())
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,6 @@ MACHINERY = (
     "book/_static",
     "book/_templates",
     "book/bibliography.md",
-    "book/how_to_read_a_verdict.md",
     "book/references.bib",
     "notebooks/ledger.md",
     "notebooks/run_log.md",
@@ -47,21 +46,7 @@ MACHINERY = (
 MAKES_OWN = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "MAKE_TERMOUT", "MAKE_TERMERR")
 Ran = subprocess.CompletedProcess[str]
 CHAPTERS = ("optics/rounding", "frequency/parseval", "theory/dice")
-STUB = """---
-kernelspec:
-  display_name: Python 3
-  language: python
-  name: python3
----
-
-# {name}
-
-A page that collects from what the small book does not have.
-
-```{{code-cell}} ipython3
-6 * 7
-```
-"""
+COLLECTED = ("ledger", "run_log")
 
 
 @dataclass(frozen=True)
@@ -188,10 +173,6 @@ def make(root: Path) -> SmallBook:
             shutil.copy2(source, target)
     shutil.copytree(OVERLAY, root, dirs_exist_ok=True)
 
-    collected = sorted(page.stem for page in executed.NOTEBOOKS.glob("*.md"))
-    for name in collected:
-        if not (page := root / "notebooks" / f"{name}.md").exists():
-            page.write_text(STUB.format(name=name), encoding="utf-8")
     for chapter in CHAPTERS:
         part, slug = chapter.split("/")
         markdown = root / "notebooks" / f"{chapter}.md"
@@ -199,7 +180,7 @@ def make(root: Path) -> SmallBook:
         test = root / "tests" / part / f"test_{slug}.py"
         test.parent.mkdir(parents=True)
         test.write_text(f'"""{slug} is there to be interrupted, not to be tested."""\n', encoding="utf-8")
-    pages = [*CHAPTERS, *collected]
+    pages = [*CHAPTERS, *COLLECTED]
     toc = {
         "format": "jb-book",
         "root": "index",

@@ -25,30 +25,49 @@ def differing(one: Path, other: Path) -> set[str]:
     }
 
 
-def test_a_path_with_spaces_and_umlauts(fault, reference, tmp_path):
-    row = fault("An awkward path", "a clean build in the folder “bü cher/vier fältig”")
-    book = make(tmp_path / "bü cher" / "vier fältig")
-    book.build()
+def built_with(book: SmallBook, cores: int, threads: int) -> SmallBook:
+    """The book, built from nothing on so many cores, in an environment that allows so many threads."""
+    profile = book.root / "workflow" / "profiles" / "local" / "config.yaml"
+    profile.write_text(profile.read_text(encoding="utf-8").replace("cores: all", f"cores: {cores}"))
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    book.build(env=dict.fromkeys(names, str(threads)))
+    return book
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory) -> SmallBook:
+    """A book that is unlike the reference in path, cores and threads at once: one build is enough for all.
+
+    The last tests edit it where it is, since Sphinx begins anew where a book was moved.
+    """
+    return built_with(make(tmp_path_factory.mktemp("elsewhere") / "bü cher" / "vier fältig"), 2, 2)
+
+
+def same(book: SmallBook, reference: SmallBook, row) -> None:
+    """Measures, and checks, that a book built from nothing has the verdicts of the reference."""
     lost = book.lost(reference)
     row.measured(times=1, lost=lost, repeated=book.started().total() - len(CHAPTERS))
     assert lost == 0
     assert book.ledger() == reference.ledger()
 
 
-@pytest.mark.parametrize(("cores", "threads"), [pytest.param(1, 4, marks=pytest.mark.faults), (2, 2)])
-def test_cores_and_threads(fault, reference, fresh, cores, threads):
-    row = fault(
-        "Other cores and threads",
-        f"a clean build with --cores {cores} and OMP_NUM_THREADS={threads}",
-    )
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    profile = fresh.root / "workflow" / "profiles" / "local" / "config.yaml"
-    profile.write_text(profile.read_text(encoding="utf-8").replace("cores: all", f"cores: {cores}"))
-    fresh.build(env=dict.fromkeys(names, str(threads)))
-    lost = fresh.lost(reference)
-    row.measured(times=1, lost=lost, repeated=fresh.started().total() - len(CHAPTERS))
-    assert lost == 0
-    assert fresh.ledger() == reference.ledger()
+def test_a_path_with_spaces_and_umlauts(fault, reference, elsewhere):
+    row = fault("An awkward path", "a clean build in the folder “bü cher/vier fältig”, two threads allowed")
+    same(elsewhere, reference, row)
+
+
+CORES_AND_THREADS = "a clean build with --cores {} and OMP_NUM_THREADS={}"
+
+
+def test_two_cores_and_two_threads(fault, reference, elsewhere):
+    row = fault("Other cores and threads", CORES_AND_THREADS.format(2, 2) + ", the path awkward")
+    same(elsewhere, reference, row)
+
+
+@pytest.mark.faults
+def test_one_core_and_four_threads(fault, reference, fresh):
+    row = fault("Other cores and threads", CORES_AND_THREADS.format(1, 4))
+    same(built_with(fresh, 1, 4), reference, row)
 
 
 def test_threads_would_show(fresh):
@@ -65,14 +84,6 @@ def test_threads_would_show(fresh):
     assert sums[0] != sums[1]
 
 
-@pytest.fixture(scope="module")
-def edited(tmp_path_factory) -> SmallBook:
-    """A book that is built and edited in one place: Sphinx begins anew where a book was moved."""
-    book = make(tmp_path_factory.mktemp("edited") / "book")
-    book.build()
-    return book
-
-
 def built_from_nothing(book: SmallBook, folder: Path) -> Path:
     """Makes the HTML of the same runs and words from nothing; returns where the old one was put aside."""
     brought_up_to_date = book.html.rename(folder / "html")
@@ -82,37 +93,37 @@ def built_from_nothing(book: SmallBook, folder: Path) -> Path:
     return brought_up_to_date
 
 
-def test_words_change_one_page_and_run_nothing(fault, reference, edited, tmp_path):
+def test_words_change_one_page_and_run_nothing(fault, reference, elsewhere, tmp_path):
     row = fault("Words change", "a sentence of one chapter; the HTML against one made from nothing")
-    shutil.copytree(edited.html, tmp_path / "before")
-    before = edited.started()
-    edited.edit(PAGE, "turns a signal.", "turns a signal, and turns it back.")
-    edited.build()
-    changed = differing(edited.html, tmp_path / "before")
-    unlike = differing(built_from_nothing(edited, tmp_path), edited.html)
-    lost, ran = edited.lost(reference), (edited.started() - before).total()
+    shutil.copytree(elsewhere.html, tmp_path / "before")
+    before = elsewhere.started()
+    elsewhere.edit(PAGE, "turns a signal.", "turns a signal, and turns it back.")
+    elsewhere.build()
+    changed = differing(elsewhere.html, tmp_path / "before")
+    unlike = differing(built_from_nothing(elsewhere, tmp_path), elsewhere.html)
+    lost, ran = elsewhere.lost(reference), (elsewhere.started() - before).total()
     row.measured(times=1, lost=lost, repeated=ran)
     assert ran == 0
     assert changed - {"searchindex.js"} == {"chapters/frequency/parseval.html"}
     assert unlike == set()
     assert lost == 0
-    assert edited.ledger() == reference.ledger()
+    assert elsewhere.ledger() == reference.ledger()
 
 
-def test_code_changes_its_chapter_and_the_collected_pages_alone(fault, edited, tmp_path):
+def test_code_changes_its_chapter_and_the_collected_pages_alone(fault, elsewhere, tmp_path):
     row = fault("Code changes", "a function that one chapter calls; the HTML against one made from nothing")
-    before, verdicts = edited.started(), edited.verdicts()
-    times = {page: edited.executed(page).stat().st_mtime_ns for page in (*CHAPTERS, "ledger", "run_log")}
-    edited.edit(
+    before, verdicts = elsewhere.started(), elsewhere.verdicts()
+    times = {page: elsewhere.executed(page).stat().st_mtime_ns for page in (*CHAPTERS, "ledger", "run_log")}
+    elsewhere.edit(
         "src/fourfold/frequency/parseval.py",
         'np.fft.fft(signal, norm="ortho")',
         "1.5 * np.fft.fft(signal) / len(signal) ** 0.5",
     )
-    edited.build()
-    ran = edited.started() - before
-    rerun = {page for page, at in times.items() if edited.executed(page).stat().st_mtime_ns != at}
-    changed = {claim for claim, said in edited.verdicts().items() if said != verdicts[claim]}
-    unlike = differing(built_from_nothing(edited, tmp_path), edited.html)
+    elsewhere.build()
+    ran = elsewhere.started() - before
+    rerun = {page for page, at in times.items() if elsewhere.executed(page).stat().st_mtime_ns != at}
+    changed = {claim for claim, said in elsewhere.verdicts().items() if said != verdicts[claim]}
+    unlike = differing(built_from_nothing(elsewhere, tmp_path), elsewhere.html)
     row.measured(times=1, lost=len(changed - {"parseval C1"}), repeated=ran.total() - 1)
     assert ran == Counter(parseval=1)
     assert rerun == {"frequency/parseval", "ledger", "run_log"}
