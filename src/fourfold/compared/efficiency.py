@@ -423,6 +423,18 @@ def networks() -> list[tuple[str, str]]:
     return [(arm, strength) for arm in (DENSE, AGAIN, *ARMS, BOTH) for strength in strengths(arm)]
 
 
+def crossed() -> list[tuple[str, str]]:
+    """Neither method, each of the two alone, and both: the networks whose losses may add."""
+    alone = {place for pair in PAIRS for place in parts_of(pair)}
+    return [(AGAIN, ""), *sorted(alone), *((BOTH, pair) for pair in PAIRS)]
+
+
+def parts_of(pair: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """The two networks with one method each that a pair combines."""
+    keep, widths = PAIRS[pair]
+    return ("EViT", keep), ("HAWQ-V3", widths)
+
+
 def racing() -> list[tuple[str, str]]:
     """Arms and strengths that compute something of their own; the lot computes what EViT does."""
     own = (name for name, arm in ARMS.items() if not arm.stores and name != "by lot")
