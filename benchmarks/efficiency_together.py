@@ -7,8 +7,6 @@ networks to go on from. Half a minute of a core a seed.
 
 import time
 
-from efficiency_trained import SEEDS, best_rates
-
 from fourfold import training
 from fourfold.compared import efficiency as compared
 from fourfold.recorded import benchmark
@@ -18,10 +16,13 @@ RATE = 0.002
 
 
 def main() -> None:
-    """Train, print and keep."""
+    """Train, print and keep. Raises ``ValueError`` without a record of the trained networks."""
+    before = benchmark.load("efficiency_trained")
+    if before is None:
+        raise ValueError("there is no record of networks: run benchmarks/efficiency_trained.py first")
     training.deterministic()
-    rate, rows, began = best_rates()[compared.DENSE], [], time.process_time()
-    for seed in SEEDS:
+    rate, rows, began = before["rates"][compared.DENSE], [], time.process_time()
+    for seed in before["seeds"]:
         digits, test = compared.drawn(seed)
         given = compared.Given(seed, digits, compared.first(compared.Given(seed, digits), rate))
         for arm, strength in compared.crossed():
@@ -30,7 +31,7 @@ def main() -> None:
             rows.append({"seed": seed, "arm": arm, "strength": strength, "accuracy": right})
         print(f"seed {seed}: {time.process_time() - began:.0f} s of a core so far", flush=True)
     spent = round(time.process_time() - began)
-    print(benchmark.keep(NAME, rows, seeds=list(SEEDS), rate=RATE, cpu_seconds=spent).name)
+    print(benchmark.keep(NAME, rows, seeds=before["seeds"], rate=RATE, cpu_seconds=spent).name)
 
 
 if __name__ == "__main__":
