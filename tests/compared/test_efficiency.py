@@ -1,7 +1,9 @@
 """The comparison's room: each arm its method, counts with closed forms, and losses that are told apart."""
 
 import math
+from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from fourfold.compared import efficiency as compared
 from fourfold.compared.efficiency import AGAIN, ARMS, BOTH, DENSE, DEPTH, DIM, SIDE, TOKENS
 from fourfold.data import probes
 from fourfold.efficiency import evit, hawqv3, phnn, raptor, sit, sret
+from fourfold.judging.rule import mean_interval
 from fourfold.recorded import benchmark
 
 EXACT = {"rtol": 0, "atol": 1e-6}
@@ -313,18 +316,172 @@ def test_log_odds_are_finite_at_the_ends_and_odd_about_a_half():
 
 
 def test_records_hold_every_arm_and_seed():
-    kept, swept, timed = (benchmark.load(f"efficiency_{name}") for name in ("trained", "rates", "compared"))
-    if kept is None or swept is None or timed is None:
-        pytest.fail("the page needs its three records: benchmarks/efficiency_*.py")
+    names = ("trained", "rates", "together", "compared")
+    kept, swept, checked, timed = map(loaded, names)
     found = {(row["arm"], row["strength"], row["seed"]) for row in kept["rows"]}
     places = [*PLACES, *((line, "") for line in compared.LINES)]
     assert found == {(*place, seed) for place in places for seed in kept["seeds"]}
     assert len(kept["seeds"]) >= 5
+    assert checked["seeds"] == kept["seeds"]
+    again = {(row["arm"], row["strength"], row["seed"]) for row in checked["rows"]}
+    assert again == {(*place, seed) for place in compared.crossed() for seed in kept["seeds"]}
     assert {row["arm"] for row in swept["rows"]} == {arm for arm, _ in PLACES} == set(kept["rates"])
     assert swept["seed"] not in kept["seeds"]
-    raced = {(row["arm"], row["strength"]) for row in timed["rows"]}
-    assert raced == set(compared.racing())
+    assert {(row["arm"], row["strength"]) for row in timed["rows"]} == set(compared.racing())
     assert all(math.isfinite(row["seconds"]) for row in timed["rows"])
+
+
+@cache
+def loaded(name):
+    record = benchmark.load(f"efficiency_{name}")
+    if record is None:
+        pytest.fail(f"the page needs its records: run benchmarks/efficiency_{name}.py")
+    return record
+
+
+@cache
+def read(name):
+    """Arm and strength -> per cent of test images read correctly, a number a seed."""
+    found = {}
+    for row in loaded(name)["rows"]:
+        found.setdefault((row["arm"], row["strength"]), []).append(100 * row["accuracy"])
+    return {place: np.array(values) for place, values in found.items()}
+
+
+def told(values):
+    """-1, 0 or 1: the 95 % interval of the mean is below 0, holds it, or is above."""
+    _, low, high = mean_interval(values)
+    return (low > 0) - (high < 0)
+
+
+def each(arm):
+    return [(arm, strength) for strength in compared.strengths(arm)]
+
+
+class TestWords:
+    """What the page says is what its records hold."""
+
+    @pytest.fixture
+    def right(self):
+        return read("trained")
+
+    @pytest.fixture
+    def sizes(self):
+        rows = loaded("trained")["rows"]
+        return {(row["arm"], row["strength"]): row["bytes"] for row in rows if "bytes" in row}
+
+    @pytest.fixture
+    def macs(self):
+        return {place: compared.multiply_adds(*place) for place in PLACES}
+
+    @pytest.fixture
+    def more(self, right):
+        return lambda one, other: told(right[one] - right[other])
+
+    @pytest.fixture
+    def lost(self, right):
+        def loss(place):
+            start = place[0] == DENSE or compared.way_of(place[0]) == "from the start"
+            return right[DENSE if start else AGAIN, ""] - right[place]
+
+        return loss
+
+    def test_a_second_cycle_of_the_rate_costs_two_points(self, right):
+        difference = right[DENSE, ""] - right[AGAIN, ""]
+        assert told(difference) == 1
+        assert round(difference.mean()) == 2
+
+    def test_no_tokens_less_are_told_to_beat_blocks_less_of_no_more_macs(self, macs, more, lost):
+        for place in each("EViT") + each("SiT"):
+            smaller = [s for s in each("shallower") if macs[s] <= macs[place]]
+            assert more(place, max(smaller, key=macs.get)) <= 0
+        assert lost(("shallower", "2")).mean() == pytest.approx(1.2, abs=0.05)
+        assert all(more(place, ("shallower", "2")) == 0 for place in each("EViT"))
+        assert more(("SiT", "4, 2"), ("shallower", "2")) == -1
+
+    def test_nothing_comes_near_bits(self, right, sizes, more):
+        bits, whole = ("HAWQ-V3", "2 or 3"), sizes[DENSE, ""]
+        assert sizes[bits] / whole == pytest.approx(1 / 6, abs=0.015)
+        aside = ("HAWQ-V3", "equal bits", BOTH)
+        others = [p for p in PLACES if p[0] not in aside and sizes[p] < whole / 2]
+        assert all(right[p].mean() < right[bits].mean() for p in others)
+        assert [p for p in others if sizes[p] < sizes[bits]] == [("narrower", "8")]
+        untold = {("PHNN", "4"), ("SReT", "1 x 4"), ("SReT", "1 x 2")}
+        assert {p for p in others if more(bits, p) == 0} == untold
+
+    def test_the_support_vector_machine_is_behind_but_not_behind_all(self, more):
+        line = ("SVM", "")
+        assert {p for p in PLACES if more(p, line) == -1} == {("narrower", "8")}
+        assert {p for p in PLACES if more(p, line) == 0} == {("PHNN", "8"), ("pruned", "1/8")}
+
+    def test_tokens(self, more, lost):
+        assert all(told(lost(place)) == 0 for place in each("EViT"))
+        assert [told(lost(place)) for place in each("by lot")] == [1, 0, 0]
+        pairs = zip(each("EViT"), each("by lot"), strict=True)
+        assert [more(one, other) for one, other in pairs] == [1, 0, 0]
+        assert all(1.5 < lost(place).mean() < 3 for place in each("SiT"))
+
+    def test_repeated_blocks(self, more, lost):
+        assert all(3.4 < lost(place).mean() < 4.1 for place in each("SReT"))
+        assert more(("SReT", "1 x 4"), ("SReT", "1 x 2")) == 0
+        assert more(("shallower", "3 blocks"), ("SReT", "2 blocks x 2")) == 1
+        assert all(1 < lost(place).mean() < 3 for place in each("Raptor"))
+        one = ("Raptor", "1")
+        assert more(one, ("shallower", "1")) == more(one, ("narrower", "16")) == 0
+
+    def test_products_and_bits(self, sizes, more, lost):
+        assert sizes["PHNN", "4"] == sizes["pruned", "1/4"]
+        assert more(("PHNN", "4"), ("pruned", "1/4")) == 1
+        assert more(("PHNN", "n = 2"), ("pruned", "keeps 1/2")) == -1
+        assert sizes["PHNN", "8"] > sizes["PHNN", "4"]
+        assert more(("PHNN", "8"), ("PHNN", "4")) == -1
+        assert [told(lost(place)) for place in each("equal bits")] == [0, 0, 1]
+        assert all(told(lost(place)) == 0 for place in each("HAWQ-V3"))
+        pairs = zip(each("HAWQ-V3"), each("equal bits"), strict=True)
+        assert [more(one, other) for one, other in pairs] == [0, 0, 1]
+        assert sizes["HAWQ-V3", "2 or 3"] / sizes["equal bits", "2"] == pytest.approx(1.1, abs=0.01)
+
+    def test_losses_add_at_one_rate(self):
+        found = {"trained": [], "together": []}
+        for name, interactions in found.items():
+            right = read(name)
+            for pair in compared.PAIRS:
+                one, other = compared.parts_of(pair)
+                four = right[AGAIN, ""], right[one], right[other], right[BOTH, pair]
+                odds = [[compared.log_odds(value / 100) for value in values] for values in four]
+                interactions.append([np.array(compared.interaction(*parts)) for parts in (four, odds)])
+        own, alike = found.values()
+        assert sum(told(points) == -1 for points, _ in own) == 2
+        assert sum(told(odds) == -1 for _, odds in own) == 1
+        assert all(told(values) == 0 for both in alike for values in both)
+        assert all(abs(points.mean()) < 0.3 for points, _ in alike)
+        ends = [max(abs(end) for end in mean_interval(points)[1:]) for points, _ in alike]
+        assert max(ends) < 1.5
+        assert min(ends) < 0.75
+
+    def test_what_each_of_the_two_loses_at_one_rate(self):
+        right = read("together")
+        for pair in compared.PAIRS:
+            tokens, bits = (right[AGAIN, ""] - right[place] for place in compared.parts_of(pair))
+            assert (told(tokens), told(bits)) == (1, 0)
+            assert 0.9 < tokens.mean() < 1.6
+            assert 1 < (tokens + bits).mean() < 2
+
+    def test_times(self, macs):
+        rounds = {
+            (row["arm"], row["strength"], row["images"]): np.array(row["rounds"])
+            for row in loaded("compared")["rows"]
+        }
+        share = {p: float((times / rounds[DENSE, "", p[2]]).mean()) for p, times in rounds.items()}
+        assert 0.9 < share["narrower", "8", 1] < 0.95
+        assert all(1.2 < share[*place, 1] < 1.33 for place in each("EViT"))
+        assert all(1.07 < share[*place, 1] < 1.16 for place in each("SiT"))
+        assert all(1.3 < share[*place, 1] < 1.4 for place in each("Raptor"))
+        for place in each("EViT") + each("SiT") + each("shallower"):
+            assert abs(share[*place, 256] - macs[place] / macs[DENSE, ""]) < 0.06
+        assert abs(share["narrower", "8", 256] - share["narrower", "16", 256]) < 0.05
+        assert macs["narrower", "8"] < macs["narrower", "16"] / 3
+        assert all(0.7 < share["SReT", strength, 256] < 0.76 for strength in ("2 blocks x 2", "1 x 4"))
 
 
 def test_bad_input_is_refused(given):
