@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -354,6 +355,11 @@ def told(values):
     return (low > 0) - (high < 0)
 
 
+@cache
+def counted():
+    return {place: compared.multiply_adds(*place) for place in PLACES}
+
+
 def each(arm):
     return [(arm, strength) for strength in compared.strengths(arm)]
 
@@ -372,7 +378,7 @@ class TestWords:
 
     @pytest.fixture
     def macs(self):
-        return {place: compared.multiply_adds(*place) for place in PLACES}
+        return counted()
 
     @pytest.fixture
     def more(self, right):
@@ -398,6 +404,16 @@ class TestWords:
         assert lost(("shallower", "2")).mean() == pytest.approx(1.2, abs=0.05)
         assert all(more(place, ("shallower", "2")) == 0 for place in each("EViT"))
         assert more(("SiT", "4, 2"), ("shallower", "2")) == -1
+
+    def test_steps_on_the_fronts_that_are_told(self, right, sizes, macs, more):
+        for costs, steps in (
+            (macs, [("shallower", "1")]),
+            (sizes, [("equal bits", "2"), ("HAWQ-V3", "2 or 3")]),
+        ):
+            best = compared.front(costs, {p: right[p].mean() for p in PLACES})
+            assert [after for before, after in pairwise(best) if more(after, before) == 1] == steps
+        best = compared.front(macs, {p: right[p].mean() for p in PLACES})
+        assert [p for p in best if p[0] in ("EViT", "SiT")] == [("SiT", "4, 2"), ("EViT", "1/10")]
 
     def test_nothing_comes_near_bits(self, right, sizes, more):
         bits, whole = ("HAWQ-V3", "2 or 3"), sizes[DENSE, ""]
