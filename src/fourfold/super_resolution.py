@@ -145,12 +145,13 @@ def fit(
     batch: int,
     crop: int,
     lr: float,
+    slow_last: float = 1.0,
     label: str = "",
 ) -> training.Trained:
     """Train ``make()`` once per seed as light networks are: L1, Adam, square crops turned and mirrored.
 
     ``crop``: side of the small crops. The learning rate runs one cycle that peaks at ``lr``; papers halve it
-    a few times instead. Raises ``ValueError`` for sizes below 1, a crop that does not fit, and a wrong rate.
+    a few times instead. ``slow_last``: the rate of the module ``last`` over that of all others. Raises ``ValueError`` for sizes below 1, a crop that does not fit, and a wrong rate.
     """
     checks.at_least(1, steps=steps)
     # Crops of an epoch lie in memory at once.
@@ -166,7 +167,7 @@ def fit(
         seeds,
         draw,
         test,  # type: ignore[arg-type]
-        training.Recipe(epochs, batch, lr, weight_decay=0),
+        training.Recipe(epochs, batch, lr, weight_decay=0, slower={"last": slow_last}),
         loss=l1_loss,
         score=lambda made, clean: (made - clean).abs().flatten(1).mean(1),
         together=False,

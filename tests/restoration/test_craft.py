@@ -300,18 +300,25 @@ RECORD = records.load("craft")
 
 
 @pytest.mark.parametrize(("convolution", "word"), [(0.1, "inconclusive"), (-0.1, "reproduced")])
-def test_a_fusion_that_convolutions_alone_beat_is_no_finding(convolution, word):
+def test_queries_that_convolutions_alone_beat_are_no_finding(convolution, word):
     verdict = judge(
         RECORD,
-        "C4",
-        {"over_own": [0.05, 0.06] * 4, "over_sum": [0.07, 0.05] * 4},
-        {
-            "sum_own": [-0.01, -0.02] * 4,
-            "convolution_own": [convolution, convolution + 0.01] * 4,
-            "own_sum": [-0.03, -0.01] * 4,
-            "convolution_sum": [-0.2, -0.21] * 4,
-        },
+        "C4b",
+        {"over_own": [0.05, 0.06] * 4},
+        {"sum_own": [-0.01, -0.02] * 4, "convolution_own": [convolution, convolution + 0.01] * 4},
         {"trained": [0.3] * 8},
+    )
+    assert verdict.word == word
+
+
+@pytest.mark.parametrize(("trained", "word"), [(0.3, "not reproduced"), (-0.3, "inconclusive")])
+def test_networks_that_are_not_trained_say_nothing_of_a_sum(trained, word):
+    verdict = judge(
+        RECORD,
+        "C4c",
+        {"over_sum": [-0.05, -0.06] * 4},
+        {"own_sum": [-0.01, -0.02] * 4, "convolution_sum": [-0.1, -0.11] * 4},
+        {"trained": [trained, trained + 0.01] * 4},
     )
     assert verdict.word == word
 
@@ -344,7 +351,24 @@ def stay(depth, dim, heads, **how):
     return nn.Sequential(*(Attentive(1, dim, heads, **how) for _ in range(depth)))
 
 
-MUTATIONS = [("GDFN", narrow), ("max_pool2d", unpooled), ("HFB", own_queries), ("Attentive", stay)]
+def summed(dim, heads, query="high"):
+    """The fusion is a sum, without attention between channels."""
+    return paper.Sum()
+
+
+def uniform(dim, heads, window, pos_dim=0, mixing="softmax"):
+    """Attention is the mean of its window."""
+    return RectWindowAttention(dim, heads, window, pos_dim, "uniform")
+
+
+MUTATIONS = [
+    ("GDFN", narrow),
+    ("max_pool2d", unpooled),
+    ("HFB", own_queries),
+    ("HFB", summed),
+    ("Attentive", stay),
+    ("RectWindowAttention", uniform),
+]
 
 
 # --- bad input --------------------------------------------------------------------------------------------
