@@ -150,8 +150,9 @@ def fit(
 ) -> training.Trained:
     """Train ``make()`` once per seed as light networks are: L1, Adam, square crops turned and mirrored.
 
-    ``crop``: side of the small crops. The learning rate runs one cycle that peaks at ``lr``; papers halve it
-    a few times instead. ``slow_last``: the rate of the module ``last`` over that of all others. Raises ``ValueError`` for sizes below 1, a crop that does not fit, and a wrong rate.
+    ``crop``: side of the small crops. The learning rate runs one cycle that peaks at ``lr``, where papers
+    halve it a few times; ``slow_last``: the rate of the module ``last`` over that of all others. Raises
+    ``ValueError`` for sizes below 1, a crop that does not fit, and a wrong rate.
     """
     checks.at_least(1, steps=steps)
     # Crops of an epoch lie in memory at once.
