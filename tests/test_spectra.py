@@ -14,6 +14,7 @@ from fourfold.spectra import (
     alias_ratio,
     amplitude,
     band_energy,
+    centroid,
     frequencies,
     power,
     radial,
@@ -311,10 +312,21 @@ REFUSED = [
     (lambda: band_energy(X, [-0.1, 0.1]), r"edges must be .*got \[-0\.1, 0\.1\]"),
     (lambda: band_energy(X, [0, math.nan]), r"edges must be .*nan"),
     (lambda: alias_ratio(X[0], 2), r"x must be \(batch, .*got \(3, 8, 6\)"),
+    (lambda: centroid(X[0]), r"x must be \(batch, .*got \(3, 8, 6\)"),
     (lambda: alias_ratio(X, 0), "stride must be >= 1, got 0"),
     (lambda: transfer_function(torch.ones(9, 3), 8), "fit in the grid of 8 x 8, got 9 x 3"),
     (lambda: transfer_function(lambda x: x[..., ::2, ::2], 8), r"keep the size 8 x 8, got \(1, 1, 4, 4\)"),
 ]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_the_centroid_of_two_cosines_lies_between_them_by_their_power(window):
+    waves = [cosine(64, 64, 4, 0), 2 * cosine(64, 64, 0, 16)]
+    both = torch.stack(waves)[None] + 7
+    wanted = (1 * 4 / 64 + 4 * 16 / 64) / 5
+    assert centroid(both, window).item() == pytest.approx(wanted, rel=2e-3)
+    assert centroid(sum(waves)[None, None], window).item() == pytest.approx(wanted, rel=2e-3)
+    assert centroid(torch.ones(1, 2, 8, 8), window).isnan().all()
 
 
 @pytest.mark.parametrize(("call", "message"), REFUSED)

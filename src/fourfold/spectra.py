@@ -160,6 +160,19 @@ def band_energy(x: Tensor, edges: Sequence[float], window: Window | None = None)
     return energy.flatten(-2) @ member / energy.sum((-2, -1))[..., None]
 
 
+def centroid(x: Tensor, window: Window | None = None) -> Tensor:
+    """Mean radial frequency of maps (batch, channels, H, W), weighted by power: (batch,), cycles per pixel.
+
+    Each channel's mean is taken off first, and channels are added before dividing. NaN for constant maps.
+    Raises ``ValueError`` for x of another rank.
+    """
+    if x.ndim != 4:
+        raise ValueError(f"x must be (batch, channels, height, width), got {tuple(x.shape)}")
+    x = _floating(x)
+    energy = power(x - x.mean((-2, -1), keepdim=True), window).sum(1)
+    return (energy * frequencies(*_size("x", x)).to(energy)).sum((-2, -1)) / energy.sum((-2, -1))
+
+
 def alias_ratio(x: Tensor, stride: int) -> Tensor:
     """Share of the power of maps (B, C, H, W) that folds when every ``stride``-th pixel is kept: (B,).
 
