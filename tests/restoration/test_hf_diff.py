@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import ndimage, stats
 from scipy.spatial.distance import jensenshannon
 from torch import nn
 from torch.autograd.functional import jacobian
@@ -260,6 +260,16 @@ def test_no_other_filter_of_that_size_has_a_smaller_error():
         assert error(best) < min(error(best + 1e-3 * tap), error(best - 1e-3 * tap))
 
 
+@pytest.mark.parametrize("side", [1, 3, 5])
+def test_least_squares_find_the_filter_that_was_used(side):
+    noise, kernel = normal(2, 3, 9, 7), normal(side, side, seed=1)
+    made = paper.filtered(noise, kernel)
+    for b, c in np.ndindex(2, 3):
+        wanted = ndimage.correlate(noise[b, c].numpy(), kernel.numpy(), mode="mirror")
+        np.testing.assert_allclose(made[b, c].numpy(), wanted, rtol=0, atol=1e-12)
+    torch.testing.assert_close(paper.noise_filter(noise, made, side), kernel, rtol=0, atol=1e-10)
+
+
 # --- embeddings -------------------------------------------------------------------------------------------
 
 
@@ -424,6 +434,7 @@ REFUSED = [
         lambda: paper.weighted_student(*normal(2, 8), 1, normal(8), 4),
         r"taps must be odd in 1\.\.8, or 8, got 4",
     ),
+    (lambda: paper.noise_filter(*normal(2, 1, 1, 4, 4), 4), "side must be odd and >= 1, got 4"),
     (lambda: paper.band_noise((1, 1, 4, 4), 0.1, 0.11, stream(0, "x")), "low and high must enclose"),
 ]
 

@@ -33,6 +33,7 @@ from torch.nn.functional import (
     pixel_shuffle,
     pixel_unshuffle,
     relu6,
+    unfold,
 )
 
 from fourfold import checks, spectra
@@ -408,6 +409,29 @@ def weighted_student(spectrum: Tensor, blur: Tensor, noise: float, weight: Tenso
     wanted = (weight * blur.conj() * spectrum).to(waves)
     solved = torch.linalg.solve(waves.mH @ (heavy[:, None] * waves), waves.mH @ wanted)
     return waves @ solved
+
+
+def noise_filter(noise: Tensor, wanted: Tensor, side: int = 5) -> Tensor:
+    """The kernel (side, side) that comes nearest to ``wanted`` from ``noise``, colour by colour, for all alike.
+
+    Both (b, c, h, w); least squares over all places, borders reflected. Raises ``ValueError`` unless the side
+    is odd and >= 1.
+    """
+    columns = unfold(_reflected(noise, side), side)
+    found = torch.linalg.lstsq(columns.movedim(1, -1).flatten(0, 1).double(), wanted.reshape(-1, 1).double())
+    return found.solution.reshape(side, side).to(noise)
+
+
+def filtered(noise: Tensor, kernel: Tensor) -> Tensor:
+    """``noise`` (b, c, h, w) through a kernel (side, side), colour by colour."""
+    padded = _reflected(noise, len(kernel))
+    return conv2d(padded, kernel[None, None]).reshape(noise.shape)
+
+
+def _reflected(noise: Tensor, side: int) -> Tensor:
+    if side < 1 or side % 2 == 0:
+        raise ValueError(f"side must be odd and >= 1, got {side}")
+    return pad(noise.flatten(0, 1)[:, None], (side // 2,) * 4, mode="reflect")
 
 
 # --- embeddings -------------------------------------------------------------------------------------------
