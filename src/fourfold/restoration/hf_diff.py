@@ -412,7 +412,7 @@ def weighted_student(spectrum: Tensor, blur: Tensor, noise: float, weight: Tenso
 
 
 def noise_filter(noise: Tensor, wanted: Tensor, side: int = 5) -> Tensor:
-    """The kernel (side, side) that comes nearest to ``wanted`` from ``noise``, colour by colour, for all alike.
+    """The kernel (side, side) that brings ``noise`` nearest to ``wanted``, one for all colours.
 
     Both (b, c, h, w); least squares over all places, borders reflected. Raises ``ValueError`` unless the side
     is odd and >= 1.
