@@ -427,11 +427,18 @@ RECORD = records.load("hir_diff")
 GOOD = {"trained": [1.0, 1.1] * 4}
 
 
-@pytest.mark.parametrize(("variation", "word"), [(-0.4, "reproduced"), (0.4, "inconclusive")])
-def test_what_total_variation_gains_on_bands_too_is_not_the_photographs(variation, word):
-    lead, other = [1.5, 1.7] * 4, [variation, 1.1 * variation] * 4
-    verdict = judge(RECORD, "H1", {"over_components": lead}, {"variation": other}, GOOD)
-    assert verdict.word == word
+@pytest.mark.parametrize(("excess", "word"), [(1.2, "reproduced"), (-0.2, "not reproduced")])
+def test_what_shared_channels_gain_too_is_not_the_photographs(excess, word):
+    less = {name: [-place - 0.4, -place - 0.6] * 4 for place, name in enumerate(RECORD.claim("H1").controls)}
+    found = {"over_components": [1.5, 1.7] * 4, "over_sharing": [excess, 1.1 * excess] * 4}
+    assert judge(RECORD, "H1", found, less, GOOD).word == word
+
+
+def test_total_variation_that_needs_no_sampler_is_no_merit_of_the_guidance():
+    found = {"sr": [1.0, 1.2] * 4, "inpainting": [0.9, 1.0] * 4}
+    less = {name: [-place - 1.0, -place - 1.1] * 4 for place, name in enumerate(RECORD.claim("H3b").controls)}
+    assert judge(RECORD, "H3b", found, less, GOOD).word == "reproduced"
+    assert judge(RECORD, "H3b", found, less | {"alone_sr": [1.1, 1.3] * 4}, GOOD).word == "inconclusive"
 
 
 @pytest.mark.parametrize(("linear", "word"), [(-0.8, "reproduced"), (-0.3, "inconclusive")])
