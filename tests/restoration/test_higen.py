@@ -13,6 +13,7 @@ from fourfold.judging.card import judge
 from fourfold.restoration.higen import (
     DIRECTIONS,
     Block,
+    Clips,
     Conditions,
     HiGenNet,
     Rows,
@@ -22,6 +23,7 @@ from fourfold.restoration.higen import (
     appearance_cue,
     appearance_toeplitz,
     brightness_code,
+    class_distance,
     correlation,
     ddim_sample,
     digit_clips,
@@ -29,6 +31,7 @@ from fourfold.restoration.higen import (
     displacement,
     energy_distance,
     faded,
+    losses_by_time,
     motion_amount,
     motion_code,
     motion_cue,
@@ -44,6 +47,8 @@ from fourfold.restoration.higen import (
     sinusoid,
     spectrum,
     still_images,
+    told,
+    training_batches,
     training_rows,
     two_step_sample,
     v_target,
@@ -282,6 +287,43 @@ def test_rows_are_images_first_and_then_clips(net):
         torch.testing.assert_close(made[0], images[:, 0], rtol=0, atol=1e-5)
 
 
+def test_a_network_learns_from_middle_frames_and_cues_or_from_the_class_alone():
+    drawn = clips_of(6)
+    given, blind = told(drawn, True), told(drawn, False)
+    assert torch.equal(given.prior, drawn.clips[:, 2])
+    assert torch.equal(given.motion, motion_cue(drawn.clips))
+    assert torch.equal(given.appearance, appearance_cue(drawn.clips))
+    assert all(map(torch.equal, blind, no_conditions(drawn.labels, 5, 5, SIZE)))
+
+
+def test_batches_begin_with_images():
+    rows, v = training_batches(digits_of_writers()[0], 3, 4, 2, 5, True, stream(0, "batches"))
+    assert torch.equal(
+        rows, training_batches(digits_of_writers()[0], 3, 4, 2, 5, True, stream(0, "batches"))[0]
+    )
+    share = zero_snr_abar().float()[rows[:, -2].long()][:, None, None, None, None]
+    x = x0_from_v(rows[:, : 5 * 64].view(18, 5, *SIZE), v, share)
+    direction = displacement(x) * DIRECTIONS[rows[:, -1].long()]
+    assert x.shape == (18, 5, *SIZE)
+    # Clips are given their own middle frames; images are of several digits, so that nothing moves steadily.
+    prior = rows[:, 5 * 64 : 6 * 64].view(18, *SIZE)
+    own = (x[:, 2] - prior).abs().amax((1, 2, 3)) < 1e-3
+    assert own.tolist() == ([False] * 2 + [True] * 4) * 3
+    assert (direction[own].sum(1) >= 0).all()
+
+
+def test_the_loss_by_time_is_the_mean_square(net):
+    drawn = clips_of(16)
+    found = losses_by_time(net, drawn, False, 4, stream(0, "noise"))
+    with torch.no_grad():
+        noise = offset_noise(16, 5, SIZE, stream(0, "noise"))
+        times = torch.tensor([62 * i + i // 2 for i in range(16)])
+        share = zero_snr_abar().float()[times][:, None, None, None, None]
+        v = net(noised(drawn.clips, noise, share), times, told(drawn, False))
+    errors = (v - v_target(drawn.clips, noise, share)).square().flatten(1).mean(1)
+    np.testing.assert_allclose(found, errors.view(4, 4).mean(1), rtol=1e-5)
+
+
 def test_every_parameter_learns():
     with seeded(0):
         net = HiGenNet(4, 5, 4)
@@ -360,6 +402,9 @@ def test_measures_agree_with_others():
     x, y = one.flatten(1).numpy(), other.flatten(1).numpy()
     wanted = 2 * cdist(x, y).mean() - cdist(x, x).sum() / 380 - cdist(y, y).sum() / 870
     assert energy_distance(one, other) == pytest.approx(wanted, abs=1e-8)
+    labels = torch.arange(20) % 2
+    halves = [energy_distance(one[labels == k], other[torch.arange(30) % 2 == k]) for k in (0, 1)]
+    assert class_distance(one, labels, Clips(other, torch.arange(30) % 2)) == pytest.approx(np.mean(halves))
     wanted = [np.corrcoef(a.flatten(), b.flatten())[0, 1] for a, b in zip(one, other, strict=False)]
     np.testing.assert_allclose(correlation(one, other[:20]), wanted, rtol=0, atol=1e-10)
     image = digits_of_writers()[0].images[:5]

@@ -485,6 +485,34 @@ def still_images(source: Images, labels: Tensor, frames: int, generator: torch.G
     return 2 * BRIGHT * found[:, :, None] - 1
 
 
+def told(drawn: Clips, cued: bool) -> Conditions:
+    """What a network learns from beside the clips: middle frames and both cues, or their classes alone."""
+    clips, labels = drawn
+    frames = clips.shape[1]
+    given = no_conditions(labels, frames, frames, clips.shape[2:])
+    if not cued:
+        return given
+    return Conditions(labels, clips[:, frames // 2], motion_cue(clips), appearance_cue(clips))
+
+
+def training_batches(
+    source: Images,
+    length: int,
+    batch: int,
+    stills: int,
+    frames: int,
+    cued: bool,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """``length`` batches of clips behind ``stills`` rows of images each, for `Rows`, and their v."""
+    rows = batch + stills
+    drawn = digit_clips(source, length * rows, frames, generator)
+    images = still_images(source, drawn.labels, frames, generator)
+    is_image = torch.arange(length * rows) % rows < stills
+    x = torch.where(is_image[:, None, None, None, None], images, drawn.clips)
+    return training_rows(x, told(drawn, cued), generator)
+
+
 # --- what is measured -------------------------------------------------------------------------------------
 
 FINE = 4
@@ -550,6 +578,12 @@ def energy_distance(one: Tensor, other: Tensor) -> float:
     return float(2 * torch.cdist(x, y).mean() - within(x) - within(y))
 
 
+def class_distance(clips: Tensor, labels: Tensor, other: Clips) -> float:
+    """`energy_distance` to other clips, class by class, and the mean of these."""
+    each = [energy_distance(clips[labels == k], other.clips[other.labels == k]) for k in labels.unique()]
+    return sum(each) / len(each)
+
+
 def retimed(clips: Tensor, factor: Tensor) -> Tensor:
     """Clips played faster or slower around their middle frame, by linear interpolation; ends are held.
 
@@ -573,6 +607,19 @@ def faded(clips: Tensor, change: Tensor) -> Tensor:
     angle = torch.arccos(1 - change)[:, None] * torch.linspace(0, 1, clips.shape[1])
     factor = bright[:, :1] * (1 - 2 * angle / math.pi) / bright
     return (clips + 1) * factor[..., None, None, None] - 1
+
+
+@torch.no_grad()
+def losses_by_time(
+    net: HiGenNet, drawn: Clips, cued: bool, spans: int, generator: torch.Generator
+) -> list[float]:
+    """The loss in v on clips in so many equal spans of times, one time for each clip."""
+    x, n = drawn.clips, len(drawn.clips)
+    times = torch.arange(n) * TIMES // n
+    noise = offset_noise(n, x.shape[1], x.shape[2:], generator)
+    abar = zero_snr_abar().float()[times][:, None, None, None, None]
+    errors = (net(noised(x, noise, abar), times, told(drawn, cued)) - v_target(x, noise, abar)).square()
+    return [float(errors[times * spans // TIMES == span].mean()) for span in range(spans)]
 
 
 def pixel_guess_loss(clips: Tensor) -> float:
