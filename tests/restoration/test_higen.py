@@ -31,16 +31,18 @@ from fourfold.restoration.higen import (
     displacement,
     energy_distance,
     faded,
+    handed_out,
     losses_by_time,
     motion_amount,
     motion_code,
     motion_cue,
+    moved_at,
+    moved_like,
     no_conditions,
     noised,
     offset_noise,
     panned,
     pixel_guess_loss,
-    retimed,
     scaled_linear_abar,
     second_step,
     shifted,
@@ -303,13 +305,13 @@ def test_batches_begin_with_images():
     )
     share = zero_snr_abar().float()[rows[:, -2].long()][:, None, None, None, None]
     x = x0_from_v(rows[:, : 5 * 64].view(18, 5, *SIZE), v, share)
-    direction = displacement(x) * DIRECTIONS[rows[:, -1].long()]
+    direction = displacement(x) * DIRECTIONS[rows[:, -1].long()][:, None]
     assert x.shape == (18, 5, *SIZE)
     # Clips are given their own middle frames; images are of several digits, so that nothing moves steadily.
     prior = rows[:, 5 * 64 : 6 * 64].view(18, *SIZE)
     own = (x[:, 2] - prior).abs().amax((1, 2, 3)) < 1e-3
     assert own.tolist() == ([False] * 2 + [True] * 4) * 3
-    assert (direction[own].sum(1) >= 0).all()
+    assert (direction[own].sum((1, 2)) >= 0).all()
 
 
 def test_the_loss_by_time_is_the_mean_square(net):
@@ -386,7 +388,10 @@ def test_clips_are_what_they_say():
 def test_a_displacement_is_found():
     velocity = torch.tensor([[0.5, -1.25], [2.0, 0.0], [0.0, 0.75]])
     clips = panned(digits_of_writers()[0].images[:3], velocity, 5)
-    torch.testing.assert_close(displacement(clips), velocity)
+    torch.testing.assert_close(displacement(clips), velocity[:, None].expand(-1, 4, -1))
+    to_and_fro = torch.stack([clips[2, 1], clips[2, 2], clips[2, 1], clips[2, 2]])[None]
+    assert displacement(to_and_fro)[0, :, 1].tolist() == [0.75, -0.75, 0.75]
+    assert alignment(to_and_fro, torch.tensor([0])) == pytest.approx(1 / 3)
     torch.testing.assert_close(clips[:, 2, 0], digits_of_writers()[0].images[:3], rtol=0, atol=1e-5)
 
 
@@ -414,10 +419,23 @@ def test_measures_agree_with_others():
 
 def test_rivals_do_what_was_asked_where_they_can():
     drawn = clips_of(40, fade=0.0)
-    assert torch.equal(retimed(drawn.clips, torch.ones(40)), drawn.clips)
-    amount = motion_amount(drawn.clips).mean(1)
-    slower = motion_amount(retimed(drawn.clips, torch.full((40,), 0.5))).mean(1)
-    torch.testing.assert_close(slower, amount / 2, rtol=0.05, atol=0.01)
+    wanted = torch.rand(40, generator=stream(0, "wanted"))
+    ordered = handed_out(drawn.clips, drawn.labels, wanted)
+    amount = motion_amount(ordered).mean(1)
+    for label in range(4):
+        rows = drawn.labels == label
+        assert (amount[rows][wanted[rows].argsort()].diff() >= 0).all()
+    assert sorted(amount.tolist()) == sorted(motion_amount(drawn.clips).mean(1).tolist())
+    images = 2 * digits_of_writers()[0].images[:30] - 1
+    labels, seen = digits_of_writers()[0].labels[:30], clips_of(200, seed=1)
+    like = moved_like(images, labels, seen, stream(0, "moved"))
+    torch.testing.assert_close(like[:, 2, 0], images, rtol=0, atol=1e-5)
+    assert alignment(like, labels) > 0.95
+    assert motion_amount(like).mean() > 0.1
+    wanted = torch.linspace(0.1, 0.5, 30)
+    paced = moved_at(images, labels, seen, wanted)
+    torch.testing.assert_close(motion_amount(paced).mean(1), wanted, rtol=0, atol=0.05)
+    assert alignment(paced, labels) > 0.95
     asked = torch.linspace(0, 0.6, 40)
     torch.testing.assert_close(
         1 - appearance_cue(faded(drawn.clips, asked))[:, 0, -1], asked, rtol=0, atol=1e-4
@@ -463,7 +481,7 @@ def test_clips_that_are_farther_are_not_reproduced_unless_a_still_is_near(still,
         {"closer": far, "truer": [1.0, 2.0] * 4},
         {
             "still": [still, still + 0.1] * 4,
-            "panned": [1.0, 1.1] * 4,
+            "moved_like": [1.0, 1.1] * 4,
             "mismatched": [3.0, 3.1] * 4,
             "mismatched_truer": less,
         },

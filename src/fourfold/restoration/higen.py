@@ -543,8 +543,11 @@ def correlation(one: Tensor, other: Tensor) -> Tensor:
 
 
 def displacement(clips: Tensor) -> Tensor:
-    """By how many pixels a frame a clip moves, down and right: (n, frames, 1, h, w) -> (n, 2)."""
-    surface = correlations(clips[:, :-1, 0], clips[:, 1:, 0]).mean(1)
+    """By how many pixels each frame moves on to the next, down and right.
+
+    (n, frames, 1, h, w) -> (n, frames - 1, 2), where the two correlate best.
+    """
+    surface = correlations(clips[:, :-1, 0], clips[:, 1:, 0])
     height, width = surface.shape[-2:]
     best = surface.flatten(-2).argmax(-1)
     found = torch.stack([best // width, best % width], -1)
@@ -553,10 +556,10 @@ def displacement(clips: Tensor) -> Tensor:
 
 
 def alignment(clips: Tensor, labels: Tensor) -> float:
-    """Of all movement the share in the direction of the class, -1..1; 0 if nothing moves."""
+    """Of all movement between frames the share in the direction of the class, -1..1; 0 if nothing moves."""
     moves = displacement(clips)
-    length = float(moves.norm(dim=1).sum())
-    return float((moves * DIRECTIONS[labels]).sum()) / length if length else 0.0
+    length = float(moves.norm(dim=-1).sum())
+    return float((moves * DIRECTIONS[labels][:, None]).sum()) / length if length else 0.0
 
 
 def spectrum(images: Tensor) -> Tensor:
@@ -584,18 +587,35 @@ def class_distance(clips: Tensor, labels: Tensor, other: Clips) -> float:
     return sum(each) / len(each)
 
 
-def retimed(clips: Tensor, factor: Tensor) -> Tensor:
-    """Clips played faster or slower around their middle frame, by linear interpolation; ends are held.
+def handed_out(clips: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
+    """The same clips in another order: within a class those that move most go where most is wanted, (n,)."""
+    amount, found = motion_amount(clips).mean(1), clips.clone()
+    for label in labels.unique():
+        rows = torch.nonzero(labels == label)[:, 0]
+        found[rows[wanted[rows].argsort()]] = clips[rows[amount[rows].argsort()]]
+    return found
 
-    ``factor``: (n,), above 1 is faster.
-    """
-    frames = clips.shape[1]
-    middle = frames // 2
-    places = (middle + factor[:, None] * (torch.arange(frames) - middle)).clamp(0, frames - 1)
-    low = places.floor().long().clamp(max=frames - 2)
-    part = (places - low)[..., None, None, None]
-    row = torch.arange(len(clips))[:, None]
-    return (1 - part) * clips[row, low] + part * clips[row, low + 1]
+
+def moved_like(images: Tensor, labels: Tensor, seen: Clips, generator: torch.Generator) -> Tensor:
+    """Images (n, h, w) in -1..1, each moved and dimmed as some seen clip of its class was measured to be."""
+    velocity, middle = displacement(seen.clips).mean(1), seen.clips.shape[1] // 2
+    bright = ((seen.clips + 1) / 2).flatten(2).mean(2)
+    chosen = torch.rand(len(images), len(seen.labels), generator=generator)
+    chosen = chosen.where(labels[:, None] == seen.labels, -1.0).argmax(1)
+    dimmed = (bright / bright[:, middle : middle + 1])[chosen, :, None, None, None]
+    return dimmed * (panned(images, velocity[chosen], seen.clips.shape[1]) + 1) - 1
+
+
+def moved_at(images: Tensor, labels: Tensor, seen: Clips, wanted: Tensor) -> Tensor:
+    """Images (n, h, w), each moved as seen clips of its class in the mean, as fast as wanted, (n,), asks."""
+    moves = displacement(seen.clips).mean(1)
+    mean = torch.stack([moves[seen.labels == label].mean(0) for label in labels])
+    speeds, frames = torch.linspace(0, 3, 31), seen.clips.shape[1]
+    each = torch.stack(
+        [panned(images, speed * mean / mean.norm(dim=1, keepdim=True), frames) for speed in speeds]
+    )
+    amount = motion_amount(each.flatten(0, 1)).mean(1).view(len(speeds), -1)
+    return each[(amount - wanted).abs().argmin(0), torch.arange(len(images))]
 
 
 def faded(clips: Tensor, change: Tensor) -> Tensor:
