@@ -65,12 +65,14 @@ class Reader:
         page.goto((html.HTML / f"{name}.html").as_uri())
         page.add_style_tag(content=STILL)
         page.evaluate("window.MathJax?.startup?.promise")
+        # Before anything is scrolled to: from there Chromium would go on.
+        page.keyboard.press("Tab")
+        looks["first by keyboard"] = page.evaluate("document.activeElement.textContent.trim()")
+        page.evaluate("document.activeElement.blur()")
         looks["math"] = page.evaluate("look.math()")
         looks["figures in light"] = page.evaluate("look.figures()")
         looks["texts in light"] = page.evaluate("look.texts()")
         looks["unreachable"] = page.evaluate("look.unreachable()")
-        page.keyboard.press("Tab")
-        looks["first by keyboard"] = page.evaluate("document.activeElement.textContent.trim()")
 
         page.evaluate("look.theme('dark')")
         looks["texts in dark"] = page.evaluate("look.texts()")
