@@ -21,6 +21,8 @@ from fourfold.attention import (
 )
 from fourfold.training import seeded
 
+from .draws import normal
+
 HUGGING_FACE = {
     "cls": "vit.embeddings.cls_token",
     "positions": "vit.embeddings.position_embeddings",
@@ -37,10 +39,6 @@ HUGGING_FACE = {
 }
 # tokens, side of a token, depth, heads, mlp_ratio; odd sizes first
 SIZES = [(9, 3, 1, 3, 3), (4, 5, 3, 5, 1), (9, 7, 2, 7, 2), (16, 8, 2, 4, 2), (4, 16, 2, 4, 2)]
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def awake(model: torch.nn.Module) -> torch.nn.Module:

@@ -8,11 +8,9 @@ from torch.func import functional_call
 from fourfold import cost, training
 from fourfold.mixers import GlobalFilter, SelfAttention
 
+from .draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
-
-
-def normal(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (7, 6), (5, 9), (8, 1)])

@@ -16,11 +16,9 @@ from fourfold import super_resolution as sr
 from fourfold.data import image_pairs
 from fourfold.training import stream
 
+from .draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def small_pairs(factor: int = 2, n: int = 2) -> image_pairs.Pairs:

@@ -36,12 +36,10 @@ from fourfold.bench4f.throughput import (
     seconds_per_image,
 )
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-10}  # the record's C2 threshold; float64 reaches about 1e-13
 FCSA = ViTShape(tokens=145, dim=64, depth=8, heads=4, mlp_ratio=2)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def every_map(x: torch.Tensor, kernels: torch.Tensor, padding: str) -> torch.Tensor:

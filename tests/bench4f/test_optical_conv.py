@@ -25,12 +25,10 @@ from fourfold.bench4f.optical_conv import (
     optical_passes,
 )
 
+from ..draws import normal
+
 CAMERAS = ("pm", "offset", "reference")
 REAL = Noise(photons=1e4, read_sigma=2, slm_bits=6, filter_bits=8, camera_bits=10)
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def bright(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:

@@ -20,12 +20,10 @@ from fourfold.bench4f.propagation import (
     upright,
 )
 
+from ..draws import normal
+
 SIDES = [8, 10, 32, 54, 128, 256]
 DTYPES = [(torch.complex128, 1e-12), (torch.complex64, 1e-6)]
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def light(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -11,12 +11,10 @@ from fourfold.data import images
 from fourfold.frequency import affnet, litv2, sfm, svt
 from fourfold.mixers import GlobalFilter, SelfAttention
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
 SIDES = (16, 24, 32, 48, 64)
-
-
-def normal(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 def build(name: str, channels: int = 8, side: int = 12) -> nn.Module:

@@ -40,13 +40,11 @@ from fourfold.judging import parameters, records
 from fourfold.judging.card import judge
 from fourfold.training import Recipe, seeded, shuffled, stream, train
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
 SMALL = {"image": 12, "patch": 2, "channels": 1, "dim": 16, "depth": 4, "heads": 4, "classes": 3}
 DEIT_S = {"image": 224, "patch": 16, "dim": 384, "depth": 12, "heads": 6, "classes": 1000}
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def scores_for(batch: int, candidates: int, seed: int = 0) -> torch.Tensor:

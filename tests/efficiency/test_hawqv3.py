@@ -57,9 +57,7 @@ from fourfold.efficiency.hawqv3 import (
 from fourfold.judging import parameters, records
 from fourfold.training import Recipe, seeded, shuffled, train
 
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+from ..draws import normal
 
 
 def photos(n: int = 6, side: int = 8) -> torch.Tensor:

@@ -41,12 +41,10 @@ from fourfold.judging import parameters, records
 from fourfold.judging.card import judge
 from fourfold.training import Recipe, seeded, shuffled, stream, train
 
+from ..draws import normal
+
 SMALL = {"size": 32, "patch": 8, "channels": 1, "dim": 16, "depth": 4, "heads": 4, "classes": 3}
 SIZES = Sizes((4, 8, 8, 12), (2, 2, 4, 4), (1, 1, 1, 1), classes=3, patch=8)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def jolted(module: nn.Module, seed: int = 0) -> nn.Module:

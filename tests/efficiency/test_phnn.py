@@ -52,13 +52,11 @@ from fourfold.judging import parameters, records
 from fourfold.judging.card import judge
 from fourfold.training import Recipe, seeded, shuffled, stream, train
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
 QUATERNIONS = algebra("quaternion")
 SMALL = {"channels": 3, "widths": (12, 12), "strides": (2, 2), "classes": 3}
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 # --- the mechanism ----------------------------------------------------------------------------------------

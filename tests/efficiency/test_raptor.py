@@ -63,11 +63,9 @@ from fourfold.efficiency.raptor import (
 from fourfold.judging import parameters, records
 from fourfold.training import Recipe, accuracy, seeded, shuffled, stream, train
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def small(depth: int = 4, **how) -> VisionTransformer:

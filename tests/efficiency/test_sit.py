@@ -46,11 +46,9 @@ from fourfold.efficiency.sit import (
 from fourfold.judging import parameters, records
 from fourfold.training import Recipe, seeded, shuffled, stream, train
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 class Tiny(nn.Module):

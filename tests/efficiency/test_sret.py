@@ -34,13 +34,11 @@ from fourfold.efficiency.sret import (
 )
 from fourfold.judging import parameters, records
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
 TINY = Spec((8,), (2,), (1,), ((1, 1),), 2.0, patch=3)
 PYRAMID = Spec((6, 12, 24), (2, 3, 6), (1, 2, 1), ((4, 2), (2, 1), (1, 1)), 1.6, 1.5)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def built(make, *given, **how) -> nn.Module:

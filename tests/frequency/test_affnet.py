@@ -36,12 +36,10 @@ from fourfold.judging import records
 from fourfold.judging.parameters import ParameterError, validate
 from fourfold.mixers import GlobalFilter, SelfAttention
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}  # the record's C1
 MAPS = [(8, 8), (7, 9), (16, 12), (1, 5), (5, 1), (2, 2), (3, 4)]
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=training.stream(seed, "normal"))
 
 
 def strong(channels: int = 8, blocks: int = 4, shrink: float = 0.0, kind=AFFMixer) -> AFFMixer:

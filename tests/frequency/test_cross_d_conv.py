@@ -39,13 +39,11 @@ from fourfold.frequency.cross_d_conv import (
 )
 from fourfold.training import Recipe, seeded, shuffled, train
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
 SPATIAL = (-3, -2, -1)
 MODES = ("official", "centred", "rotate")
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def turns(n: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:

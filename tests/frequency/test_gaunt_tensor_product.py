@@ -41,6 +41,8 @@ from fourfold.frequency.gaunt_tensor_product import (
     solid_angle,
 )
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}  # the record's C1 to C3
 
 
@@ -61,10 +63,6 @@ def scalars(self, x, y):
 
 
 MUTATIONS = [("multiply", summed), ("GauntTP.__call__", scalars)]
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def size(L: int) -> int:

@@ -35,11 +35,9 @@ from fourfold.judging import records
 from fourfold.judging.parameters import ParameterError, validate
 from fourfold.training import Recipe, seeded, shuffled, train
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def drawn(make, *args, seed: int = 0, **kwargs):

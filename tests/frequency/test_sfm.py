@@ -37,15 +37,13 @@ from fourfold.frequency.sfm import (
     warp,
 )
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=generator(seed))
 
 
 def attention(*shape: int, seed: int = 0, contrast: float = 2.0) -> torch.Tensor:

@@ -36,6 +36,8 @@ from fourfold.hybrids.channelvit import (
 from fourfold.judging import parameters, records
 from fourfold.training import Recipe, seeded, shuffled, train
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
 SINGLE = {"rtol": 0, "atol": 2e-6}
 """transformers takes its softmax in single precision."""
@@ -45,10 +47,6 @@ S_16 = {"dim": 384, "depth": 12, "heads": 6, "patch": 16, "size": 224, "classes"
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=generator(seed))
 
 
 def made(kind, channels: int, **how) -> nn.Module:

@@ -30,12 +30,10 @@ from fourfold.hybrids.dhvt import (
 from fourfold.judging import parameters, records
 from fourfold.training import Recipe, seeded, shuffled, train
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
 SMALL = {"patch": 4, "dim": 8, "depth": 2, "heads": 2, "channels": 1, "classes": 2, "ratio": 1}
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 # --- oracles ----------------------------------------------------------------------------------------------

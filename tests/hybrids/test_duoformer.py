@@ -41,13 +41,11 @@ from fourfold.hybrids.duoformer import (
 from fourfold.judging import parameters, records
 from fourfold.training import Recipe, seeded, shuffled, train
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
 CHANNELS = [6, 5, 4]
 SIZES = {"grid": 2, "dim": 8, "heads": 2, "classes": 3, "mlp_ratio": 2}
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def maps(batch: int = 2, grid: int = 2, channels: list[int] = CHANNELS) -> list[torch.Tensor]:

@@ -39,13 +39,11 @@ from fourfold.hybrids.h_denseunet import (
 from fourfold.judging import parameters, records
 from fourfold.training import Recipe, shuffled, stream, train
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
 SMALL = fitting(4, 4, (1, 1))
 DEEP = SMALL._replace(dim=3, in_chans=4)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def on_meta(spec: Spec) -> DenseUNet:

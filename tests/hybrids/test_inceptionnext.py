@@ -38,12 +38,10 @@ from fourfold.hybrids.inceptionnext import (
 from fourfold.judging import parameters, records
 from fourfold.training import Recipe, seeded, shuffled, train
 
+from ..draws import normal
+
 BANDS_OF_FIVE = partial(InceptionDWConv2d, band=5)
 EXACT = {"rtol": 0, "atol": 1e-12}
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def small(**how) -> MetaNeXt:

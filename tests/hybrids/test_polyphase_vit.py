@@ -40,13 +40,11 @@ from fourfold.hybrids.polyphase_vit import (
 from fourfold.judging import parameters, records
 from fourfold.training import Recipe, seeded, shuffled, train
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
 SMALL = ViTSpec(8, 2, 2, 4, 16, 2, 1, 3)
 SMALL_TWINS = TwinsSpec((8, 8), (2, 2), (2, 4), (2, 2), (4, 2), 4, 2, 1, 3)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def built(make, seed: int = 0) -> nn.Module:

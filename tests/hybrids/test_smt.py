@@ -32,12 +32,10 @@ from fourfold.hybrids.smt import (
 from fourfold.judging import parameters, records
 from fourfold.training import Recipe, seeded, shuffled, train
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
 TINY = Spec((8, 16), (2, 1), (1, 1), (1, 2), patch=1)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def on_meta(*how, **more):

@@ -33,13 +33,11 @@ from fourfold.hybrids.tic import (
 from fourfold.judging import parameters, records
 from fourfold.training import Recipe, seeded, shuffled, train
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
 SETTINGS = [(3, 1, 1), (3, 2, 4), (5, 1, 8), ((5, 1), 2, 1), ((1, 3), 1, 2)]
 """Window, dilation and heads: standard, dilated, depthwise, and two bars."""
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def maps(channels: int = 8, height: int = 7, width: int = 9) -> tuple[torch.Tensor, ...]:

@@ -35,11 +35,9 @@ from fourfold.optics.clst import (
     kd_loss,
 )
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
-
-
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def built(make, seed=0, dtype=torch.float64):

@@ -40,6 +40,8 @@ from fourfold.optics.convsharevit import (
 from fourfold.recorded import evidence
 from fourfold.training import Recipe, seeded, shuffled, train
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
 TOLERANCE = {torch.float64: EXACT, torch.float32: {"rtol": 0, "atol": 1e-5}}  # the record's C1
 
@@ -58,10 +60,6 @@ MUTATIONS = [("convsharevit", small_kernels), ("convsharevit", no_padding)]
 
 SHARED = [name for name, arm in ARMS.items() if arm.shared and arm.mlp != "depthwise"]
 UNSHARED = [name for name in ARMS if name not in SHARED]
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def drawn(make, *args, seed: int = 0, **kwargs):

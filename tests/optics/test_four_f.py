@@ -20,6 +20,8 @@ from fourfold.optics import four_f
 from fourfold.optics.convsharevit import convsharevit
 from fourfold.recorded import benchmark
 
+from ..draws import normal
+
 RECORD = records.load("four_f")
 
 
@@ -49,10 +51,6 @@ MUTATIONS = [
     ("fourfold.bench4f.optical_conv._Camera.backward", no_gradient),
     ("Light.convolve", lost_signs),
 ]
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 # --- the same layer, three ways -----------------------------------------------------------------------------

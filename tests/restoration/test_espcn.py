@@ -37,11 +37,9 @@ from fourfold.restoration.espcn import (
     weights,
 )
 
+from ..draws import normal
+
 FACTORS = (2, 3, 4)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=training.stream(seed, "normal"))
 
 
 def made(make, *args, **kwargs) -> nn.Module:

@@ -18,12 +18,10 @@ from fourfold.restoration import hf_diff as paper
 from fourfold.restoration.hf_diff import CouplingNode, Denoiser, Detail, FeatureNet, SmallVGG, Student
 from fourfold.training import seeded, stream
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
 ETAS = paper.eta_schedule()
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=stream(seed, "normal"))
 
 
 # --- the schedule and its steps ---------------------------------------------------------------------------

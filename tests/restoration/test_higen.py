@@ -59,12 +59,10 @@ from fourfold.restoration.higen import (
 )
 from fourfold.training import seeded, stream
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-12}
 SIZE = (1, 8, 8)
-
-
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, dtype=dtype, generator=stream(seed, "normal"))
 
 
 def random_given(n, frames, longest, size=SIZE):

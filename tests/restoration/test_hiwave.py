@@ -42,11 +42,9 @@ from fourfold.restoration.hiwave import (
     views,
 )
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-10}
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=training.stream(seed, "normal"))
 
 
 def mixture(components: int = 3, side: int = 4, seed: int = 0, scale: float = 0.4) -> PatchGMM:
