@@ -7,13 +7,11 @@ I, and the fit is as good as ``1 / lambda_min(G)`` allows. Points may be drawn i
 projection determinantal process (DPP) of m points, by volume sampling (density proportional to det G), or as
 several independent DPPs.
 
-Implemented: finite spaces, on which every sampler is exact; the samplers, all draws at once; stratified
-points, the rival that the paper does not have; Gram matrices, fits, errors; and the samplers' laws on a few
-nodes, enumerated, from which expectations come without draws.
+Implemented: finite spaces; the samplers, all draws at once; stratified points, a rival; Gram matrices, fits,
+errors; the samplers' laws on a few nodes, enumerated, from which expectations come without draws.
 
 Departures: mu lives on a grid of nodes (Gauss quadrature, which keeps polynomials orthonormal), so that a
-draw needs no rejection. Volume sampling draws m points of the DPP and n - m from nu, which by Cauchy and
-Binet is the same law. No code of the authors was found; only abstract and introduction could be read.
+draw needs no rejection. No code of the authors was found; only abstract and introduction could be read.
 """
 
 import math
@@ -39,8 +37,7 @@ Index = NDArray[np.intp]
 class Space:
     """Features ``phi`` (N, m) on N nodes, orthonormal for the probabilities ``mu`` (N,).
 
-    ``order`` (N,) lists the nodes so that neighbours in it are alike: strata are cut along it. ``points``
-    (N, dim) are where the nodes lie.
+    ``order`` (N,) lists the nodes, alike ones together: strata are cut along it. ``points`` (N, dim) are theirs.
     """
 
     phi: Array
@@ -76,8 +73,8 @@ def polynomials(dim: int, degree: int, nodes: int) -> Space:
 def span_of(features: ArrayLike, points: ArrayLike | None = None) -> Space:
     """The space that ``features`` (N, m) span on N equally likely nodes; strata in ``points`` (N, dim).
 
-    Without points the nodes have no neighbours, and strata are cut along their numbers.
-    Raises ``ValueError`` for more features than nodes or features that are linearly dependent.
+    Without points strata are cut along the nodes' numbers.
+    Raises ``ValueError`` for more features than nodes or linearly dependent ones.
     """
     table = np.asarray(features, float)
     between(1, len(table), "the nodes", features=table.shape[1])
@@ -261,13 +258,25 @@ def error_ratio(space: Space, coefficients: Array, values: Array) -> Array:
 
 def best_uniform(space: Space, values: Array) -> float:
     """The least uniform error on the nodes with which V approximates ``values`` (N,): a linear program."""
-    ones, (count, m) = np.ones((len(values), 1)), space.phi.shape
+    if not np.isfinite(values).all():
+        raise ValueError(f"values must be finite, got {values[~np.isfinite(values)][0]}")
+    ones, m = np.ones((len(values), 1)), space.m
     sides = np.block([[space.phi, -ones], [-space.phi, -ones]])
     cost, free = np.eye(m + 1)[m], [(None, None)] * (m + 1)
     found = linprog(cost, A_ub=sides, b_ub=np.concatenate([values, -values]), bounds=free)
-    if found.x is None:
-        raise ValueError(f"values on {count} nodes have no best approximation: {found.message}")
     return float(np.abs(values - space.phi @ found.x[:m]).max())
+
+
+def drawn_functions(points: Array, functions: int, rng: np.random.Generator) -> Array:
+    """Thirty waves and a kink in random directions: values (N, functions) at ``points`` (N, dim)."""
+    at_least(1, functions=functions)
+    dim, waves = points.shape[1], 30
+    k = rng.standard_normal((waves, dim, functions)) * rng.uniform(1, 20, (waves, 1, functions))
+    height = rng.standard_normal((waves, functions)) / (1 + np.linalg.norm(k, axis=1))
+    angle = np.einsum("nd,wdf->nwf", points, k) + rng.uniform(0, 2 * np.pi, (waves, functions))
+    way = rng.standard_normal((dim, functions))
+    kink = np.abs(points @ (way / np.linalg.norm(way, axis=0)) - rng.uniform(-0.8, 0.8, functions))
+    return (np.cos(angle) * height).sum(1) + kink * rng.standard_normal(functions)
 
 
 def chernoff_ratio(m: int, delta: float = 0.5) -> float:
@@ -288,7 +297,7 @@ def chernoff_ratio(m: int, delta: float = 0.5) -> float:
 def volume_law(space: Space, weights: Array, n: int) -> tuple[Index, Array]:
     """All multisets of n nodes that ``sample_volume`` can draw, and their probabilities: (T, n), (T,).
 
-    Summed over which m of the points are the DPP's; at n = m it is the DPP. Raises ``ValueError`` for n < m.
+    At n = m it is the DPP. Raises ``ValueError`` for n < m.
     """
     at_least(space.m, n=n)
     index, orders = _multisets(len(space.mu), n)
