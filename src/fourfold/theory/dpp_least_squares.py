@@ -37,7 +37,7 @@ Index = NDArray[np.intp]
 class Space:
     """Features ``phi`` (N, m) on N nodes, orthonormal for the probabilities ``mu`` (N,).
 
-    ``order`` (N,) lists the nodes, alike ones together: strata are cut along it. ``points`` (N, dim) are theirs.
+    ``order`` (N,) lists the nodes, alike ones together; strata are cut along it. ``points``: (N, dim).
     """
 
     phi: Array
@@ -329,8 +329,7 @@ def strata_law(space: Space, weights: Array, n: int) -> tuple[Index, Array]:
 def _multisets(count: int, n: int) -> tuple[Index, Array]:
     """Sorted n-tuples of ``count`` nodes and in how many orders each comes: (T, n), (T,)."""
     index = np.array(list(combinations_with_replacement(range(count), n)))
-    repeats = np.ones(len(index))
-    run = np.ones(len(index))
+    repeats, run = np.ones(len(index)), np.ones(len(index))
     for place in range(1, n):  # n! over the factorial of each node's count
         run = np.where(index[:, place] == index[:, place - 1], run + 1, 1)
         repeats *= run
