@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -260,7 +260,7 @@ def test_volume_sampling_is_unbiased_and_its_rivals_are_not(space):
         if n == 3:
             np.testing.assert_allclose(error, 4, atol=1e-10)
     w = christoffel_weights(space)
-    for law in (iid_law, strata_law, rest_from_mu):
+    for law in (iid_law, strata_law, rest_from_mu, no_square):
         assert np.abs(expectations(space, law(space, w, 4), values, w)[0] - best).max() > 1e-3
 
 
@@ -398,12 +398,18 @@ def rest_from_mu(space, weights, n):
     return volume_law(space, np.ones_like(weights), n)
 
 
-def points_of_mu(space, mix=0.0):
-    """Points are drawn from mu with weight 1: the features' sizes are forgotten."""
-    return np.ones(len(space.mu))
+def no_square(space, weights, n):
+    """The joint points have a density proportional to the determinant's size, not to its square."""
+    index, orders = iid_law(space, space.mu, n)  # density 1: what is left is in how many orders each comes
+    density, chance = space.mu / weights, np.zeros(len(index))
+    for mine in combinations(range(n), space.m):
+        rest = [place for place in range(n) if place not in mine]
+        joint = np.abs(np.linalg.det(space.phi[index[:, mine]])) * space.mu[index[:, mine]].prod(1)
+        chance += joint * density[index[:, rest]].prod(1)
+    return index, orders * chance / (orders @ chance)
 
 
-MUTATIONS = [("volume_law", rest_from_mu), ("christoffel_weights", points_of_mu)]
+MUTATIONS = [("volume_law", no_square)]
 
 
 # --- bad input --------------------------------------------------------------------------------------------
