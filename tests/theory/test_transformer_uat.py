@@ -249,8 +249,8 @@ def test_knots_are_the_fewest_for_an_error(error):
     assert error_bound(f, knots) <= error < error_bound(f, knots - 1)
 
 
-def test_four_knots_are_not_enough_and_uniform_attention_is_not():
-    """C1's mutation and its ablation, on one target."""
+def test_neither_four_knots_nor_scores_of_zero_are_enough():
+    """C1's ablation and its mutation, on one target."""
     f, x = target(), cube(500)
     for net in (build_constructive(f, 4, 40.0), build_constructive(f, 52, 0.0)):
         assert float((net(x) - f(x)).detach().abs().max()) > 0.5
@@ -283,9 +283,9 @@ def test_the_answer_is_the_value_of_the_nearest_key():
 # --- mutations --------------------------------------------------------------------------------------------
 
 
-def four_knots(target, knots, beta):
-    """Four knots a wave, whatever error is asked for."""
-    return build_constructive(target, 4, beta)
+def scores_zero(n, d, beta):
+    """Attention in the construction has all scores 0: every position gets the mean of the tokens."""
+    return gathering(n, d, 0.0)
 
 
 def nothing_averaged(target):
@@ -303,6 +303,12 @@ def values_returned(*sizes, **how):
     return _Values(*sizes, **how) if how["mixing"] == "softmax" else Attention(*sizes, **how)
 
 
+def positions_dropped(*sizes, **how):
+    """Transformers with attention have no positions."""
+    mixes = how.get("mixing", "attention") == "attention"
+    return SingleLayerTransformer(*sizes, **(how | {"positions": False} if mixes else how))
+
+
 class _Mean(Attention):
     def forward(self, x, queries=None):
         _, weights = super().forward(x)
@@ -317,10 +323,11 @@ def mean_weights(*sizes, **how):
 
 
 MUTATIONS = [
-    ("build_constructive", four_knots),
+    ("gathering", scores_zero),
     ("equivariant_part", nothing_averaged),
     ("Attention", values_returned),
     ("Attention", mean_weights),
+    ("SingleLayerTransformer", positions_dropped),
 ]
 
 
