@@ -11,7 +11,7 @@ to the ablation that was timed beside it.
 
 import argparse
 import hashlib
-import importlib.util
+import importlib
 import inspect
 import json
 import multiprocessing
@@ -182,14 +182,14 @@ def keep(slug: str, outcomes: Mapping[str, Outcome]) -> None:
 
 
 def _test_file(record: Record) -> ModuleType:
-    path = records.ROOT / "tests" / record.part / f"test_{record.slug}.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
+    tests = records.ROOT / "tests"
+    for name, folder in {"tests": tests, f"tests.{record.part}": tests / record.part}.items():
+        if name not in sys.modules:
+            # Test files import what they share from the folder above, which only pytest makes a package.
+            package = ModuleType(name)
+            package.__path__ = [str(folder)]
+            sys.modules[name] = package
+    return importlib.import_module(f"tests.{record.part}.test_{record.slug}")
 
 
 def main() -> None:
