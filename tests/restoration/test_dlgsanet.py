@@ -351,20 +351,36 @@ def test_generated_kernels_that_need_not_be_for_each_pixel_are_no_finding(image,
     verdict = judge(
         RECORD,
         "D3e",
-        {"over_static": [0.05, 0.06] * 4},
-        {"image_static": [image, image + 0.01] * 4, "near_static": [-0.02, -0.01] * 4},
+        {"over_static": [0.05, 0.06] * 4, "over_near": [0.04, 0.05] * 4},
+        {
+            "image_static": [image, image / 2] * 4,
+            "image_near": [-0.03, -0.02] * 4,
+            "static_near": [-0.02, -0.01] * 4,
+        },
         {"trained": [0.3] * 8},
     )
     assert verdict.word == word
 
 
 @pytest.mark.parametrize(("every", "word"), [(0.02, "inconclusive"), (-0.02, "reproduced")])
-def test_a_relu_that_all_similarities_do_without_is_no_finding(every, word):
+def test_a_lead_over_softmax_that_needs_no_relu_is_no_finding(every, word):
     verdict = judge(
         RECORD,
         "D5a",
-        {"over_all": [0.05, 0.06] * 4, "over_softmax": [0.07, 0.08] * 4},
-        {"softmax_all": [-0.03, -0.02] * 4, "all_softmax": [every, every / 2] * 4},
+        {"over_softmax": [0.07, 0.08] * 4},
+        {"all_softmax": [every, every / 2] * 4},
+        {"trained": [0.3] * 8},
+    )
+    assert verdict.word == word
+
+
+@pytest.mark.parametrize(("near", "word"), [(0.1, "inconclusive"), (-0.1, "reproduced")])
+def test_a_block_that_plain_layers_match_is_no_finding(near, word):
+    verdict = judge(
+        RECORD,
+        "D5c",
+        {"over_local": [0.05, 0.06] * 4, "over_global": [0.07, 0.08] * 4},
+        {"near_local": [near, near / 2] * 4, "near_global": [-0.02, -0.01] * 4},
         {"trained": [0.3] * 8},
     )
     assert verdict.word == word
@@ -404,11 +420,9 @@ def any_half(scores):
     return at_random(stream(0, "any"))(scores)
 
 
-class SoftmaxGSA(SparseGSA):
+def softmax_gate(dim, heads, gate="relu", tile=None):
     """The ReLU is a softmax."""
-
-    def __init__(self, dim, heads, gate="relu", tile=None):
-        super().__init__(dim, heads, "softmax" if gate == "relu" else gate, tile)
+    return SparseGSA(dim, heads, "softmax" if gate == "relu" else gate, tile)
 
 
 def unmixed(q, k, v, temperature, weigh):
@@ -421,7 +435,7 @@ MUTATIONS = [
     ("channel_attention", over_pixels),
     ("dynamic_depthwise", one_kernel),
     ("positive", any_half),
-    ("SparseGSA", SoftmaxGSA),
+    ("SparseGSA", softmax_gate),
     ("channel_attention", unmixed),
 ]
 
