@@ -367,8 +367,8 @@ def test_a_lead_over_softmax_that_needs_no_relu_is_no_finding(every, word):
     verdict = judge(
         RECORD,
         "D5a",
-        {"over_softmax": [0.07, 0.08] * 4},
-        {"all_softmax": [every, every / 2] * 4},
+        {"over_softmax": [0.07, 0.08] * 4, "over_softmax_alone": [0.05, 0.06] * 4},
+        {"all_softmax_alone": [every, every / 2] * 4},
         {"trained": [0.3] * 8},
     )
     assert verdict.word == word
@@ -382,6 +382,18 @@ def test_a_block_that_plain_layers_match_is_no_finding(near, word):
         {"over_local": [0.05, 0.06] * 4, "over_global": [0.07, 0.08] * 4},
         {"near_local": [near, near / 2] * 4, "near_global": [-0.02, -0.01] * 4},
         {"trained": [0.3] * 8},
+    )
+    assert verdict.word == word
+
+
+@pytest.mark.parametrize(("everything", "word"), [(0.4, "not reproduced"), (0.01, "inconclusive")])
+def test_similarities_that_nobody_misses_say_nothing_of_their_sign(everything, word):
+    verdict = judge(
+        RECORD,
+        "D4b",
+        {"than_least": [0.15, 0.16] * 4},
+        {"random_least": [0.17, 0.18] * 4, "positive_least": [0.14, 0.13] * 4},
+        {"trained": [0.3, 0.4] * 4, "matters": [everything, everything + 0.001] * 4},
     )
     assert verdict.word == word
 
