@@ -367,8 +367,12 @@ def test_a_lead_over_softmax_that_needs_no_relu_is_no_finding(every, word):
     verdict = judge(
         RECORD,
         "D5a",
-        {"over_softmax": [0.07, 0.08] * 4, "over_softmax_alone": [0.05, 0.06] * 4},
-        {"all_softmax_alone": [every, every / 2] * 4},
+        {
+            "over_softmax": [0.07, 0.08] * 4,
+            "over_softmax_alone": [0.05, 0.06] * 4,
+            "over_all": [0.03, 0.04] * 4,
+        },
+        {"all_softmax": [every, every / 2] * 4},
         {"trained": [0.3] * 8},
     )
     assert verdict.word == word
@@ -378,7 +382,7 @@ def test_a_lead_over_softmax_that_needs_no_relu_is_no_finding(every, word):
 def test_a_block_that_plain_layers_match_is_no_finding(near, word):
     verdict = judge(
         RECORD,
-        "D5c",
+        "D5b",
         {"over_local": [0.05, 0.06] * 4, "over_global": [0.07, 0.08] * 4},
         {"near_local": [near, near / 2] * 4, "near_global": [-0.02, -0.01] * 4},
         {"trained": [0.3] * 8},
