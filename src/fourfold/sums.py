@@ -1,7 +1,8 @@
 """The law of a sum of many independent positive terms, from how many terms of each size are expected.
 
-``Z = w_1 + ... + w_n``, where single terms may carry the sum, and n may be e^1000: all is in logarithms. On
-an even grid of the logarithm of one term, Laplace transforms are sums and characteristic functions correlations.
+``Z = w_1 + ... + w_n``, where single terms may carry the sum, and n may be e^1000: all is in logarithms.
+On an even grid of the logarithm of a term, Laplace transforms are sums, characteristic functions
+correlations.
 """
 
 import math
