@@ -195,6 +195,19 @@ def test_the_law_is_that_of_simulated_sums_and_its_deviation_the_closed_form():
     assert np.abs(law.cdf(scored[::100]) - ranks[::100]).max() < 0.015
 
 
+def test_terms_have_the_moments_of_gaussian_integrals_in_large_dimension():
+    """E w^p in closed form, where the points that dominate it are there."""
+    for d, alpha, ratio, power in (
+        (400, 0.5, 1.2, 1),
+        (400, 0.5, 1.2 * math.sqrt(2), 2),
+        (1600, 0.1, 1.2, 1),
+    ):
+        h = ratio * thresholds(alpha).h_g
+        at, lam = terms(d, alpha * d, h), power / h**2
+        closed = alpha * d - d / 2 * (math.log1p(lam) + lam / (1 + lam))
+        assert logsumexp(at.log_count + power * at.log_w) == pytest.approx(closed, abs=1e-6)
+
+
 @pytest.mark.parametrize("mu", [0.7, 1.44, 1.69])
 def test_the_stable_law_is_scipys(mu):
     x = np.array([-2, -0.3, 0.2, 1, 3, 10.0])
@@ -254,17 +267,11 @@ def index_unsquared(h, alpha, spectrum=None):
     return h / thresholds(alpha, spectrum).h_g
 
 
-def scott_for_likelihood(dist2, d):
-    """The bandwidth is Scott's, whatever the likelihood says."""
-    return scott(np.shape(dist2)[-1], d)
-
-
 MUTATIONS = [
     ("entropy", no_entropy),
     ("thresholds", threshold_of_the_sum),
     ("thresholds", nearest_forgotten),
     ("stable_index", index_unsquared),
-    ("most_likely", scott_for_likelihood),
 ]
 
 

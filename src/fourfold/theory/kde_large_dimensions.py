@@ -77,13 +77,13 @@ def thresholds(alpha: float, spectrum: ArrayLike | None = None) -> Thresholds:
 
     The lowest populated energy is where ``entropy = alpha``; there is h_G. The variance of Z has its own such
     point, at twice the lam: that is h_CLT.
-    Raises ``ValueError`` unless alpha is finite, > 0, and has a threshold with lam in 1e-9..1e9.
+    Raises ``ValueError`` unless alpha is finite, > 0, and has a threshold with lam in e^-20..e^60.
     """
     finite(above=True, alpha=alpha)
-    low, high = (entropy(lam, spectrum) for lam in (1e-9, 1e9))
+    low, high = (entropy(math.exp(end), spectrum) for end in (-20, 60))
     if not low < alpha < high:
         raise ValueError(f"alpha must be in {low:.3g}..{high:.3g} for a threshold, got {alpha}")
-    lam = float(brentq(lambda lam: entropy(lam, spectrum) - alpha, 1e-9, 1e9, xtol=1e-12))
+    lam = math.exp(brentq(lambda log_lam: entropy(math.exp(log_lam), spectrum) - alpha, -20, 60))
     e_min = energy(lam, spectrum)
     return Thresholds(lam**-0.5, math.sqrt(2 / lam), math.sqrt(2 * e_min), e_min)
 
