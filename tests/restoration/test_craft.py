@@ -34,7 +34,7 @@ from fourfold.restoration.craft import (
     rows_reached,
     shift_mask,
 )
-from fourfold.super_resolution import GDFN, MEAN
+from fourfold.super_resolution import MEAN
 from fourfold.training import seeded, stream
 
 from ..draws import normal
@@ -331,11 +331,6 @@ def test_parameters_that_do_not_fit_are_refused():
 # --- the mechanism without its heart ----------------------------------------------------------------------
 
 
-def narrow(dim, hidden):
-    """The feed-forward network of a fusion is twice as wide as its input, not 2.66 times."""
-    return GDFN(dim, 2 * dim)
-
-
 def unpooled(x, side, stride, padding):
     """Nothing is pooled: the second half of the channels goes through as it is."""
     return x
@@ -362,7 +357,6 @@ def uniform(dim, heads, window, pos_dim=0, mixing="softmax"):
 
 
 MUTATIONS = [
-    ("GDFN", narrow),
     ("max_pool2d", unpooled),
     ("HFB", own_queries),
     ("HFB", summed),
