@@ -6,8 +6,8 @@ Super-Resolution", arXiv 2301.02031, ICCV 2023. Sizes and details were read in t
 
 Implemented: dynamic depthwise convolution (MHDLSA), gated attention between channels (SparseGSA) with tiles
 at test time (TLC), their block (HDTB) and residual group (RHDTG), the network at its published sizes, the
-authors' formula for its cost, the true cost, and the counts of two peers. Beside these, what fourfold holds
-against the parts: kernels of a whole image, static ones, other gates, and blocks of one kind of layer.
+authors' formula for its cost, and the true cost. Beside these, what fourfold holds against the parts: kernels
+of a whole image, static ones, other gates, and blocks of one kind of layer.
 
 A departure: the authors run TLC in every test, here ``tile`` says whether and how large tiles are.
 """
@@ -15,7 +15,7 @@ A departure: the authors run TLC in every test, here ``tile`` says whether and h
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from einops import rearrange
@@ -263,7 +263,7 @@ class Layer(nn.Module):
         return x + self.gdfn(self.norm_gdfn(x))
 
 
-def local_layer(dim: int, share: int, window: int = 7, kernels: Kernels = "pixel") -> Layer:
+def local_layer(dim: int, share: int, window: int, kernels: Kernels) -> Layer:
     """A `Layer` of `mhdlsa`. Where there is no generator its GDFN is wider, for nearly as many parameters."""
     mixing = mhdlsa(dim, window, share, kernels)
     with torch.device("meta"):
@@ -272,38 +272,16 @@ def local_layer(dim: int, share: int, window: int = 7, kernels: Kernels = "pixel
 
 
 class RHDTG(nn.Module):
-    """The residual group: x + convolution of ``blocks`` HDTBs, each a layer of each of ``kinds``."""
+    """The residual group: x + convolution of layers."""
 
-    def __init__(
-        self,
-        dim: int,
-        blocks: int,
-        heads: int,
-        share: int,
-        *,
-        window: int = 7,
-        kinds: Sequence[Kind] = ("local", "global"),
-        kernels: Kernels = "pixel",
-        gate: Gate = "relu",
-        tile: int | None = None,
-    ):
+    def __init__(self, dim: int, *layers: Layer):
         super().__init__()
-        checks.at_least(1, blocks=blocks)
-        for kind in kinds:
-            checks.one_of(get_args(Kind), kind=kind)
-        layers = (
-            local_layer(dim, share, window, kernels)
-            if kind == "local"
-            else Layer(dim, SparseGSA(dim, heads, gate, tile), EXPANSION * dim)
-            for _ in range(blocks)
-            for kind in kinds
-        )
-        self.blocks = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers)
         self.after = nn.Conv2d(dim, dim, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, dim, height, width) -> the same shape."""
-        return x + self.after(self.blocks(x))
+        return x + self.after(self.layers(x))
 
 
 def dlgsanet(
@@ -314,16 +292,26 @@ def dlgsanet(
     heads: int = 6,
     share: int = 6,
     *,
+    window: int = 7,
+    kinds: Sequence[Kind] = ("local", "global"),
+    kernels: Kernels = "pixel",
+    gate: Gate = "relu",
+    tile: int | None = None,
     over_bicubic: bool = False,
-    **how: Any,
 ) -> SuperResolver:
-    """DLGSANet, the light one by default; what is left goes to every `RHDTG`.
+    """DLGSANet, the light one by default: groups of blocks (HDTB), each block a layer of each of ``kinds``.
 
     Raises ``ValueError`` for sizes that do not fit one another, or another scale than 2, 3 or 4.
     """
-    checks.at_least(1, groups=groups)
-    body = nn.Sequential(*(RHDTG(dim, blocks, heads, share, **how) for _ in range(groups)))
-    net = SuperResolver(body, dim, scale, over_bicubic=over_bicubic)
+    checks.at_least(1, groups=groups, blocks=blocks)
+    for kind in kinds:
+        checks.one_of(get_args(Kind), kind=kind)
+    make: dict[Kind, Callable[[], Layer]] = {
+        "local": lambda: local_layer(dim, share, window, kernels),
+        "global": lambda: Layer(dim, SparseGSA(dim, heads, gate, tile), EXPANSION * dim),
+    }
+    body = (RHDTG(dim, *(make[kind]() for kind in [*kinds] * blocks)) for _ in range(groups))
+    net = SuperResolver(nn.Sequential(*body), dim, scale, over_bicubic=over_bicubic)
     net.first = nn.Conv2d(3, dim, 3, padding=1, bias=False)
     return net
 
@@ -331,10 +319,9 @@ def dlgsanet(
 # --- what it costs ----------------------------------------------------------------------------------------
 
 
-def small_side(scale: int) -> tuple[int, int]:
-    """Height and width of the small image whose enlarged one is 1280 x 720, rounded down."""
-    if scale not in SCALES:
-        raise ValueError(f"scale must be 2, 3 or 4, got {scale}")
+def small_sides(scale: int) -> tuple[int, int]:
+    """Height and width of what becomes 1280 x 720, rounded down; scale is 2, 3 or 4."""
+    checks.between(min(SCALES), max(SCALES), scale=scale)
     return 720 // scale, 1280 // scale
 
 
@@ -351,7 +338,7 @@ def official_macs(size: str, scale: int) -> float:
     in four terms: depthwise 3 x 3 of a GDFN at one pixel, the body's last convolution as 3 c^2 and not 9 c^2,
     the last one without scale^2, and the generator's depthwise one over c and not c / 4 channels.
     """
-    (dim, groups, blocks), (height, width) = SIZES[size], small_side(scale)
+    (dim, groups, blocks), (height, width) = SIZES[size], small_sides(scale)
     pixels, squared, tile = height * width, dim**2, TILES[scale]
     tiled = -(-height // tile) * -(-width // tile) * tile**2
     feed_forward = pixels * 6 * squared + 36 * dim
@@ -360,43 +347,3 @@ def official_macs(size: str, scale: int) -> float:
     attention = pixels * (2 * dim + 4 * squared + 27 * dim) + tiled * 2 * squared / 6 + feed_forward
     group = blocks * (local + attention) + pixels * 9 * squared
     return groups * group + pixels * (27 * dim + 3 * squared + 27 * dim)
-
-
-class Count(NamedTuple):
-    """Trained parameters, and multiply-accumulates for each pixel of the small image."""
-
-    parameters: int
-    macs: int
-
-
-def swinir(scale: int, light: bool = True) -> Count:
-    """SwinIR's count, layer by layer of its own code; windows of 8 x 8, no padding."""
-    c, stages = (60, 4) if light else (180, 6)
-    layers = 6 * stages
-    steps = [(2, 2)] if scale == 4 else []
-    tail = [(1, c, 3 * scale**2, 3, 1)]
-    if not light:
-        steps = [(2, 1), (2, 4)] if scale == 4 else [(scale, 1)]
-        up = [(1, 64, 64 * step**2, 3, area) for step, area in steps]
-        tail = [(1, c, 64, 3, 1), *up, (1, 64, 3, 3, scale**2)]
-    points = [(layers, c, outputs, 1, 1) for outputs in (3 * c, c, 2 * c, 2 * c)]
-    found = _convolutions((1, 3, c, 3, 1), *points, (stages + 1, c, c, 3, 1), *tail)
-    # The MLP's second half has inputs and outputs the other way round: as many products, c fewer biases.
-    beside = layers * (4 * c + 225 * 6 - c) + 4 * c
-    return Count(found.parameters + beside, found.macs + layers * 2 * 64 * c)
-
-
-def elan_light(scale: int) -> Count:
-    """ELAN-light's count; windows of 4, 8 and 16 share the channels, and every second layer the scores."""
-    points = [(24, 60, 120, 1, 1), (24, 120, 60, 1, 1), (12, 60, 120, 1, 1), (36, 60, 60, 1, 1)]
-    found = _convolutions((1, 3, 60, 3, 1), *points, (1, 60, 3 * scale**2, 3, 1))
-    scores = 20 * (4**2 + 8**2 + 16**2)
-    return Count(found.parameters + 12 * 2 * (120 + 60), found.macs + 12 * 3 * scores)
-
-
-def _convolutions(*layers: tuple[int, int, int, int, int]) -> Count:
-    """``layers``: how many, inputs, outputs, side of the kernel, and pixels for each of the small image."""
-    return Count(
-        sum(n * outputs * (inputs * side**2 + 1) for n, inputs, outputs, side, _ in layers),
-        sum(n * outputs * inputs * side**2 * area for n, inputs, outputs, side, area in layers),
-    )
