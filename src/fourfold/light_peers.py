@@ -18,7 +18,7 @@ class Count(NamedTuple):
     macs: int
 
 
-def peers(scale: int) -> dict[str, Count]:
+def counts(scale: int) -> dict[str, Count]:
     """SwinIR's and ELAN's counts, layer by layer of their own code, their windows without padding.
 
     Raises ``ValueError`` for another scale than 2, 3 or 4.

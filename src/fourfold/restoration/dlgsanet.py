@@ -26,7 +26,7 @@ from fourfold import checks, cost
 from fourfold.super_resolution import GDFN, SCALES, ChannelNorm, SuperResolver
 
 Kernels = Literal["pixel", "image", "static", "near"]
-Gate = Literal["relu", "softmax", "none", "rows"]
+Gate = Literal["relu", "softmax", "none", "own"]
 Kind = Literal["local", "global"]
 Weigh = Callable[[Tensor], Tensor]
 
@@ -36,7 +36,7 @@ SIZES = {"tiny": (48, 3, 3), "light": (48, 4, 3), "regular": (90, 6, 4)}
 TILES = {2: 96, 3: 72, 4: 48}
 """The authors' side of tiles at test time for each scale, pixels of the small image."""
 
-EXPANSION = 2
+EXPANSION = 2.0
 """Hidden channels of each feed-forward network for each channel."""
 
 
@@ -119,18 +119,13 @@ def mhdlsa(dim: int, window: int, share: int, kernels: Kernels = "pixel") -> nn.
 # --- global: attention between channels -------------------------------------------------------------------
 
 
-def _rows(scores: Tensor) -> Tensor:
-    positive = relu(scores)
-    return positive / positive.sum(-1, keepdim=True).clamp(min=1e-6)
-
-
 GATES: dict[str, Weigh] = {
     "relu": relu,
     "softmax": lambda scores: scores.softmax(-1),
     "none": lambda scores: scores,
-    "rows": _rows,
+    "own": lambda scores: torch.eye(scores.shape[-1]).to(scores).expand_as(scores),
 }
-"""From scaled similarities (..., n, n) to weights; ``"rows"`` is ReLU with rows that sum to 1."""
+"""From scaled similarities (..., n, n) to weights; with ``"own"`` each channel keeps its own value."""
 
 
 def channel_attention(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor, weigh: Weigh) -> Tensor:
@@ -263,12 +258,12 @@ class Layer(nn.Module):
         return x + self.gdfn(self.norm_gdfn(x))
 
 
-def local_layer(dim: int, share: int, window: int, kernels: Kernels) -> Layer:
+def local_layer(dim: int, share: int, window: int, kernels: Kernels, expansion: float = EXPANSION) -> Layer:
     """A `Layer` of `mhdlsa`. Where there is no generator its GDFN is wider, for nearly as many parameters."""
     mixing = mhdlsa(dim, window, share, kernels)
     with torch.device("meta"):
         missing = cost.parameters(mhdlsa(dim, window, share)) - cost.parameters(mixing)
-    return Layer(dim, mixing, EXPANSION * dim + round(missing / (3 * dim + 18)))
+    return Layer(dim, mixing, int(expansion * dim) + round(missing / (3 * dim + 18)))
 
 
 class RHDTG(nn.Module):
@@ -297,6 +292,7 @@ def dlgsanet(
     kernels: Kernels = "pixel",
     gate: Gate = "relu",
     tile: int | None = None,
+    expansion: float = EXPANSION,
     over_bicubic: bool = False,
 ) -> SuperResolver:
     """DLGSANet, the light one by default: groups of blocks (HDTB), each block a layer of each of ``kinds``.
@@ -304,11 +300,12 @@ def dlgsanet(
     Raises ``ValueError`` for sizes that do not fit one another, or another scale than 2, 3 or 4.
     """
     checks.at_least(1, groups=groups, blocks=blocks)
+    checks.finite(1, expansion=expansion)
     for kind in kinds:
         checks.one_of(get_args(Kind), kind=kind)
     make: dict[Kind, Callable[[], Layer]] = {
-        "local": lambda: local_layer(dim, share, window, kernels),
-        "global": lambda: Layer(dim, SparseGSA(dim, heads, gate, tile), EXPANSION * dim),
+        "local": lambda: local_layer(dim, share, window, kernels, expansion),
+        "global": lambda: Layer(dim, SparseGSA(dim, heads, gate, tile), int(expansion * dim)),
     }
     body = (RHDTG(dim, *(make[kind]() for kind in [*kinds] * blocks)) for _ in range(groups))
     net = SuperResolver(nn.Sequential(*body), dim, scale, over_bicubic=over_bicubic)
