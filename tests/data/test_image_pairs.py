@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.signal import convolve2d
 from skimage import io
 from skimage.color import rgb2ycbcr, ycbcr2rgb
 from skimage.metrics import structural_similarity
@@ -22,6 +23,7 @@ from fourfold.data.image_pairs import (
     Pairs,
     crops,
     enlarge,
+    gmsd,
     luminance,
     mean_psnr,
     mispaired,
@@ -225,6 +227,32 @@ def test_ssim_is_scikit_images_with_the_window_of_its_paper():
     assert ssim(restored, clean) < ssim((clean + restored) / 2, clean)
 
 
+def by_matlab(restored, clean):
+    """The authors' MATLAB code, line by line, but with ``valid`` in place of ``same`` for the gradients."""
+    dx = np.array([[1, 0, -1]] * 3) / 3
+    magnitudes = []
+    for image in (255 * clean.double().numpy(), 255 * restored.double().numpy()):
+        # conv2 (.., 'same') with four ones, every second value of which is kept.
+        halved = convolve2d(image, np.ones((2, 2)) / 4)[1::2, 1::2][
+            : image.shape[0] // 2, : image.shape[1] // 2
+        ]
+        slopes = [convolve2d(halved, kernel, mode="valid") for kernel in (dx, dx.T)]
+        magnitudes.append(np.sqrt(slopes[0] ** 2 + slopes[1] ** 2))
+    one, other = magnitudes
+    return np.std((2 * one * other + 170) / (one**2 + other**2 + 170), ddof=1)
+
+
+@pytest.mark.parametrize("size", [(30, 24), (31, 25)])
+def test_gmsd_is_that_of_the_authors_code(size):
+    clean = uniform(1, *size)
+    restored = (clean + 0.3 * uniform(1, *size, seed=1)).clamp(0, 1)
+    assert gmsd(restored, clean) == pytest.approx(by_matlab(restored[0], clean[0]), abs=1e-9)
+    inner = (slice(3, -3), slice(3, -3))
+    assert gmsd(restored, clean, 3) == pytest.approx(by_matlab(restored[0][inner], clean[0][inner]), abs=1e-9)
+    assert gmsd(clean, clean) == pytest.approx(0, abs=1e-12)
+    assert gmsd(restored, clean) > gmsd((clean + restored) / 2, clean)
+
+
 PAIRS = ramps((4, 6), factor=2)
 ODD = Pairs([torch.zeros(1, 4, 4)], [torch.zeros(1, 8, 9)])
 MIXED = Pairs([torch.zeros(1, 4, 4)] * 2, [torch.zeros(1, 8, 8), torch.zeros(1, 4, 4)])
@@ -249,6 +277,8 @@ REFUSED = [
     (lambda: psnr(IMAGE[0], IMAGE[0]), r"images to compare .*got \(12, 12\) and \(12, 12\)"),
     (lambda: psnr(IMAGE, IMAGE, 6), r"border must be >= 0 and leave some of \(12, 12\), got 6"),
     (lambda: psnr(IMAGE, IMAGE, -1), r"border must be >= 0 .*got -1"),
+    (lambda: gmsd(IMAGE.expand(3, -1, -1), IMAGE.expand(3, -1, -1)), r"gmsd needs \(1, .*got \(3, 12, 12\)"),
+    (lambda: gmsd(IMAGE, IMAGE, 3), r"gmsd needs \(1, height >= 8, .*got \(1, 6, 6\)"),
     (lambda: ssim(IMAGE, IMAGE, 1), r"at least 11 x 11 pixels .*got \(10, 10\)"),
 ]
 
