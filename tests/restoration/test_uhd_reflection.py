@@ -8,7 +8,7 @@ import pytest
 import scipy
 import torch
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import SwinConfig
 from transformers.models.swin.modeling_swin import SwinLayer
 
@@ -31,7 +31,6 @@ from fourfold.restoration.uhd_reflection import (
     hypercolumn,
     pixel_loss,
     published_audit,
-    ragan_losses,
     rows_reached,
     shift_mask,
 )
@@ -88,10 +87,11 @@ def test_the_network_is_its_authors(published, released, height, width):
 
 def test_what_the_authors_files_did_is_as_it_was_recorded():
     digest = hashlib.sha256(paper.PUBLISHED.read_bytes()).hexdigest()
-    assert digest == "5c4a8d75946136339bafb41a0474a24e8c6bf3f346f62dbbb9c47ac4599dba98"
+    assert digest == "907a18ae7b6c5a797c5d666a3de47dbcd4722460587fb7b66d2ecad8ff9ad442"
     table = published_audit()
     assert table.loc["as released", "parameters"].sum() == 20_355_130
     assert table["with_gradient"].tolist() == [6, 0, 12, 6, 406, 12]
+    assert (table["parameters"] - table["used"]).tolist() == [0, 17_062_983, 0, 0, 6483, 0]
     assert table.at[("as released", "SFEM"), "change"] == 0
 
 
@@ -102,25 +102,30 @@ def test_what_the_authors_files_did_is_as_it_was_recorded():
 def test_a_block_is_that_of_transformers(shift, jolted):
     ours = jolted(Block, 12, 3, shift)
     config = SwinConfig(
-        window_size=8, mlp_ratio=2.0, layer_norm_eps=1e-5, drop_path_rate=0.0, hidden_act="gelu"
+        attn_implementation="eager", window_size=8, mlp_ratio=2.0, attention_probs_dropout_prob=0.0
     )
     theirs = SwinLayer(config, 12, (24, 16), 3, shift_size=shift).double().eval()
-    inner, mine = theirs.attention.self, ours.attention
-    state = {"relative_position_bias_table": mine.bias}
-    for name, weight, bias in zip(
-        ("query", "key", "value"), mine.qkv.weight.chunk(3), mine.qkv.bias.chunk(3), strict=True
+    qkv = zip(
+        ("q_proj", "k_proj", "v_proj"),
+        *(part.chunk(3) for part in ours.attention.qkv.parameters()),
+        strict=True,
+    )
+    for name, weight, bias in qkv:
+        getattr(theirs.attention, name).load_state_dict({"weight": weight, "bias": bias})
+    theirs.attention.relative_position_bias.relative_position_bias_table.data = ours.attention.bias.data
+    for theirs_is, ours_is in (
+        (theirs.attention.o_proj, ours.attention.projection),
+        (theirs.layernorm_before, ours.norm_attention),
+        (theirs.layernorm_after, ours.norm_mlp),
+        (theirs.mlp.fc1, ours.mlp.up),
+        (theirs.mlp.fc2, ours.mlp.down),
     ):
-        state |= {f"{name}.weight": weight, f"{name}.bias": bias}
-    inner.load_state_dict(state, strict=False)
-    theirs.attention.output.dense.load_state_dict(mine.projection.state_dict())
-    theirs.layernorm_before.load_state_dict(ours.norm_attention.state_dict())
-    theirs.layernorm_after.load_state_dict(ours.norm_mlp.state_dict())
-    theirs.intermediate.dense.load_state_dict(ours.mlp.up.state_dict())
-    theirs.output.dense.load_state_dict(ours.mlp.down.state_dict())
+        theirs_is.load_state_dict(ours_is.state_dict())
     x = uniform(2, 24, 16, 12)
     with torch.inference_mode():
         found = theirs(x.flatten(1, 2), (24, 16))[0]
-        torch.testing.assert_close(ours(x).flatten(1, 2), found, rtol=0, atol=1e-10)
+        # Theirs takes its softmax in float32.
+        torch.testing.assert_close(ours(x).flatten(1, 2), found, rtol=0, atol=1e-5)
 
 
 def test_attention_is_torchs_in_each_window(jolted):
@@ -187,7 +192,7 @@ def test_images_keep_their_size_and_a_skip_starts_as_the_image(size):
     image = uniform(2, 3, *size)
     assert small()(image).shape == image.shape
     assert torch.equal(small(global_skip=True)(image), image)
-    assert float(small()(image).min()) >= 0
+    assert not (small()(image) < 0).any()
 
 
 def test_gradients(jolted):
@@ -206,7 +211,7 @@ def test_gradients(jolted):
         assert float(central.detach()) == pytest.approx(float(slope[place]), rel=1e-5, abs=1e-6)
 
 
-# --- losses and blends ------------------------------------------------------------------------------------
+# --- the loss, and blends -----------------------------------------------------------------------------------
 
 
 def test_the_pixel_loss_is_numpys():
@@ -217,19 +222,6 @@ def test_the_pixel_loss_is_numpys():
     )
     assert float(pixel_loss(made, clean)) == pytest.approx(expected, rel=1e-12)
     assert torch.autograd.gradcheck(lambda x: pixel_loss(x, clean), made.requires_grad_())
-
-
-def test_adversarial_losses_are_torchs_and_a_plain_gan_does_not_change_places():
-    real, fake = uniform(2, 8) * 4 - 2
-    one, zero = torch.ones(8, dtype=DOUBLE), torch.zeros(8, dtype=DOUBLE)
-    bce = binary_cross_entropy_with_logits
-    ours = ragan_losses(real, fake)
-    expected = (bce(real - fake.mean(), one) + bce(fake - real.mean(), zero)) / 2
-    torch.testing.assert_close(ours[0], expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(ours[1], ragan_losses(fake, real)[0], rtol=0, atol=1e-12)
-    plain = (bce(real, one) + bce(fake, zero)) / 2
-    assert abs(float(bce(fake, one) - (bce(fake, one) + bce(real, zero)) / 2)) > 1e-3
-    assert abs(float(plain - bce(fake, one))) > 1e-3
 
 
 def test_a_reflection_is_blurred_as_by_scipy():
@@ -277,10 +269,10 @@ def test_reach_of_layers_whose_reach_is_known():
     def tower(*dilations):
         return nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=d, dilation=d) for d in dilations))
 
-    assert rows_reached(tower(1), 64) == 3
-    assert rows_reached(tower(1, 1, 1), 64) == 7
-    assert rows_reached(tower(1, 3, 9), 64) == 27
-    assert rows_reached(nn.Sequential(nn.AvgPool2d(8), nn.Upsample(scale_factor=8)), 64) == 8
+    assert rows_reached(tower(1), 128) == 3
+    assert rows_reached(tower(1, 1, 1), 128) == 7
+    assert rows_reached(tower(1, 3, 9), 128) == 27
+    assert rows_reached(nn.Sequential(nn.AvgPool2d(8), nn.Upsample(scale_factor=8)), 128) == 8
 
 
 def test_shifted_windows_widen_the_reach_and_a_released_module_does_not():
@@ -374,7 +366,7 @@ MUTATIONS = [
 # --- bad input --------------------------------------------------------------------------------------------
 
 REFUSED = [
-    (lambda: Extractor(()), "stages must be >= 1, got 0"),
+    (lambda: Extractor((4, 4), (1,)), "layers must be as many as widths, 2, got 1"),
     (lambda: Extractor((0,), (1,)), "width must be >= 1, got 0"),
     (lambda: PEM(0), "channels must be >= 1, got 0"),
     (lambda: WindowAttention(10, 3), "heads must be >= 1 and divide dim = 10, got 3"),

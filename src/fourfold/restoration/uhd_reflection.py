@@ -4,9 +4,9 @@ Z. Zhang, Song, K. Zhang, Fan and Lu, "Benchmarking Ultra-High-Definition Image 
 2308.00265. Sizes and details were read in the authors' repository (Liar-zzy/Benchmarking-Ultra-High-
 Definition-Single-Image-Reflection-Removal, 91aeb77), which has no licence; the code here is written anew.
 
-Implemented: the modules PEM, SFEM and MSFEM with the layers of that code, the pixel and the adversarial loss,
-and a synthesis of reflections that it carries, CEILNet's, not that of the paper's data. The audit and the
-reach of a pixel are fourfold's own.
+Implemented: the modules PEM, SFEM and MSFEM with the layers of that code, the pixel loss, and a synthesis of
+reflections that it carries, CEILNet's, not that of the paper's data. The audit and the reach of a pixel are
+fourfold's own.
 
 Departures. An SFEM returns what it finds, as the paper has it; ``released`` makes it return its input, as the
 code does. There is no drop-path, and not the code's unused convolution of 6483 weights. ``global_skip`` adds
@@ -43,7 +43,9 @@ class Extractor(nn.Module):
 
     def __init__(self, widths: Sequence[int] = WIDTHS, layers: Sequence[int] = LAYERS):
         super().__init__()
-        checks.at_least(1, stages=len(widths), width=min(widths), layers=min(layers))
+        if len(widths) != len(layers):
+            raise ValueError(f"layers must be as many as widths, {len(widths)}, got {len(layers)}")
+        checks.at_least(1, width=min(widths), layers=min(layers))
         self.channels, self.stages = 3 + sum(widths), nn.ModuleList()
         for before, width, count in zip((3, *widths), widths, layers, strict=False):
             inputs = [before] + [width] * (count - 1)
@@ -269,23 +271,13 @@ class RRFormer(nn.Module):
         return column[:, :3] + made if self.global_skip else functional.relu(made)
 
 
-# --- losses, and reflections ------------------------------------------------------------------------------
+# --- the pixel loss, and reflections ----------------------------------------------------------------------
 
 
 def pixel_loss(made: Tensor, clean: Tensor) -> Tensor:
     """0.2 times the mean square plus 0.4 times the mean absolute differences of both gradients."""
     down, across = (functional.l1_loss(made.diff(dim=axis), clean.diff(dim=axis)) for axis in (-2, -1))
     return 0.2 * functional.mse_loss(made, clean) + 0.4 * (down + across)
-
-
-def ragan_losses(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Relativistic average GAN, logits (n, ...): the discriminator's loss and the generator's."""
-    over, under = real - fake.mean(0, keepdim=True), fake - real.mean(0, keepdim=True)
-    losses = [
-        (functional.softplus(-yes).mean() + functional.softplus(no).mean()) / 2
-        for yes, no in ((over, under), (under, over))
-    ]
-    return losses[0], losses[1]
 
 
 def blurred(image: Tensor, sigma: float) -> Tensor:
@@ -320,15 +312,15 @@ def audit(
 ) -> pd.DataFrame:
     """What each part does for the output of ``net(x)``, a row a part.
 
-    ``with_gradient``: tensors whose gradient, of the mean square of the output, is not all zero; ``change``:
-    how much the output moves at most when all tensors of the part are drawn anew.
+    ``with_gradient``: tensors whose gradient, of the mean square of the output, is not all zero; ``used``:
+    the parameters in them; ``change``: how much the output moves when the part is drawn anew, at most.
     """
     out = net(x)
     out.square().mean().backward()
     rows = {}
     for name, modules in parts.items():
         tensors = [tensor for module in modules for tensor in module.parameters()]
-        used = sum(tensor.grad is not None and bool(tensor.grad.any()) for tensor in tensors)
+        used = [tensor for tensor in tensors if tensor.grad is not None and tensor.grad.any()]
         before = [tensor.detach().clone() for tensor in tensors]
         with torch.no_grad():
             for tensor in tensors:
@@ -336,8 +328,9 @@ def audit(
             change = float((net(x) - out).abs().max())
             for tensor, value in zip(tensors, before, strict=True):
                 tensor.copy_(value)
-        size = sum(tensor.numel() for tensor in tensors)
-        rows[name] = {"tensors": len(tensors), "parameters": size, "with_gradient": used, "change": change}
+        sizes = {"tensors": len(tensors), "parameters": sum(tensor.numel() for tensor in tensors)}
+        learning = {"with_gradient": len(used), "used": sum(tensor.numel() for tensor in used)}
+        rows[name] = sizes | learning | {"change": change}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
