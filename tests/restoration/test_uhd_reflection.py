@@ -368,9 +368,7 @@ MUTATIONS = [
 REFUSED = [
     (lambda: Extractor((4, 4), (1,)), "layers must be as many as widths, 2, got 1"),
     (lambda: Extractor((0,), (1,)), "width must be >= 1, got 0"),
-    (lambda: PEM(0), "channels must be >= 1, got 0"),
     (lambda: WindowAttention(10, 3), "heads must be >= 1 and divide dim = 10, got 3"),
-    (lambda: WindowAttention(8, 2, 8), r"shift must be in 0\.\.7, got 8"),
     (lambda: SFEM(8, 2, ()), "groups must be >= 1, got 0"),
     (lambda: SFEM(8, 2, (0,)), "depth must be >= 1, got 0"),
     (lambda: PyramidPooling(6), "quarters must be >= 1 and divide width = 6, got 4"),

@@ -25,12 +25,8 @@ from torch.nn import functional
 from fourfold import checks
 from fourfold.attention import MLP
 
-WIDTHS, LAYERS = (64, 128, 256, 512, 512), (2, 2, 4, 4, 1)
-"""VGG19 up to relu5_1: channels and convolutions of each stage."""
-
-WIDTH, DIM, HEADS, DEPTHS = 256, 240, 6, (6, 6, 6, 6, 6)
-"""Channels of PEM and MSFEM; channels of the SFEM, its heads, and the blocks in its groups."""
-
+WIDTHS, LAYERS = (64, 128, 256, 512, 512), (2, 2, 4, 4, 1)  # of VGG19's stages up to relu5_1
+WIDTH, DIM, HEADS, DEPTHS = 256, 240, 6, (6, 6, 6, 6, 6)  # of PEM and MSFEM; of the SFEM
 WINDOW, POOLS, SLOPE = 8, (4, 8, 16, 32), 0.2
 
 # --- hypercolumns, and the preprocessing embedding module -------------------------------------------------
@@ -79,7 +75,6 @@ class PEM(nn.Module):
 
     def __init__(self, channels: int, width: int = WIDTH, dim: int = DIM):
         super().__init__()
-        checks.at_least(1, channels=channels, width=width, dim=dim)
         self.first = nn.Conv2d(channels, width, 1)
         self.near = nn.Conv2d(width, width, 3, padding=1)
         self.down = nn.Conv2d(width, dim, 3, stride=2, padding=1)
@@ -127,7 +122,6 @@ class WindowAttention(nn.Module):
     def __init__(self, dim: int, heads: int, shift: int = 0):
         super().__init__()
         checks.divides(dim, "dim", heads=heads)
-        checks.between(0, WINDOW - 1, shift=shift)
         self.heads, self.shift = heads, shift
         self.bias = nn.Parameter(torch.empty((2 * WINDOW - 1) ** 2, heads))
         nn.init.trunc_normal_(self.bias, std=0.02)
@@ -180,10 +174,12 @@ class Group(nn.Module):
 
 
 class SFEM(nn.Module):
-    """The self-attention feature extraction module: groups of Swin blocks between two LayerNorms."""
+    """The self-attention feature extraction module: groups of Swin blocks between two LayerNorms.
+
+    Where ``released`` is set it computes all this and returns its input, as the authors' code does.
+    """
 
     released = False
-    """Whether it computes all this and returns its input, as the authors' code does."""
 
     def __init__(self, dim: int, heads: int, depths: Sequence[int]):
         super().__init__()
@@ -304,12 +300,10 @@ def blend(scene: Tensor, reflection: Tensor, sigma: float) -> tuple[Tensor, Tens
 # --- what a network uses, and how far it sees -------------------------------------------------------------
 
 
-def audit(
-    net: Callable[[Tensor], Tensor],
-    parts: Mapping[str, list[nn.Module]],
-    x: Tensor,
-    generator: torch.Generator,
-) -> pd.DataFrame:
+Parts = Mapping[str, list[nn.Module]]
+
+
+def audit(net: nn.Module, parts: Parts, x: Tensor, generator: torch.Generator) -> pd.DataFrame:
     """What each part does for the output of ``net(x)``, a row a part.
 
     ``with_gradient``: tensors whose gradient, of the mean square of the output, is not all zero; ``used``:
@@ -328,10 +322,10 @@ def audit(
             change = float((net(x) - out).abs().max())
             for tensor, value in zip(tensors, before, strict=True):
                 tensor.copy_(value)
-        sizes = {"tensors": len(tensors), "parameters": sum(tensor.numel() for tensor in tensors)}
-        learning = {"with_gradient": len(used), "used": sum(tensor.numel() for tensor in used)}
-        rows[name] = sizes | learning | {"change": change}
-    return pd.DataFrame.from_dict(rows, orient="index")
+        size, learning = (sum(tensor.numel() for tensor in some) for some in (tensors, used))
+        rows[name] = [len(tensors), size, len(used), learning, change]
+    names = ["tensors", "parameters", "with_gradient", "used", "change"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=names)
 
 
 def rows_reached(net: nn.Module, rows: int = 1024, columns: int = 32, places: int = 4) -> float:
