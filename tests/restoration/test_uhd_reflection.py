@@ -335,32 +335,12 @@ def test_parameters_that_do_not_fit_are_refused():
 # --- the mechanism without its heart ----------------------------------------------------------------------
 
 
-def unresized(image, features):
-    """Features stay at their own sizes, flattened and stacked, so that there is no hypercolumn."""
-    return torch.cat([part.flatten() for part in (image, *features)])
-
-
-def stay(dim, heads, shift):
-    """No window is shifted."""
-    return Block(dim, heads, 0)
-
-
 def released(self, x):
     """The self-attention module returns its input, as the authors' code does."""
     return x
 
 
-def plain(extractor, sfem, width, dim, pyramid=True, global_skip=False):
-    """No hypercolumn, no self-attention, no pyramid: convolutions alone."""
-    return RRFormer(None, nn.Identity(), width, dim, False, global_skip)
-
-
-MUTATIONS = [
-    ("hypercolumn", unresized),
-    ("Block", stay),
-    ("SFEM.forward", released),
-    ("RRFormer", plain),
-]
+MUTATIONS = [("SFEM.forward", released)]
 
 
 # --- bad input --------------------------------------------------------------------------------------------

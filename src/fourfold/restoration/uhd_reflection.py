@@ -226,11 +226,11 @@ class PyramidPooling(nn.Module):
 class MSFEM(nn.Module):
     """Back to full resolution, a convolution, pyramid pooling, three colours."""
 
-    def __init__(self, dim: int = DIM, width: int = WIDTH, pyramid: bool = True):
+    def __init__(self, dim: int = DIM, width: int = WIDTH):
         super().__init__()
         self.up = nn.ConvTranspose2d(dim, width, 4, stride=2, padding=1)
         self.near = nn.Conv2d(width, width, 3, padding=1)
-        self.pyramid = PyramidPooling(width) if pyramid else nn.Identity()
+        self.pyramid = PyramidPooling(width)
         self.last = nn.Conv2d(width, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -243,13 +243,12 @@ class RRFormer(nn.Module):
     """The network; ``extractor`` None leaves hypercolumns out, and any module may stand for the SFEM."""
 
     def __init__(
-        self, extractor: Extractor | None, sfem: nn.Module, width: int, dim: int,
-        pyramid: bool = True, global_skip: bool = False,
-    ):  # fmt: skip
+        self, extractor: Extractor | None, sfem: nn.Module, width: int, dim: int, global_skip: bool = False
+    ):
         super().__init__()
         self.extractor, self.global_skip = extractor, global_skip
         self.pem = PEM(3 if extractor is None else extractor.channels, width, dim)
-        self.sfem, self.msfem = sfem, MSFEM(dim, width, pyramid)
+        self.sfem, self.msfem = sfem, MSFEM(dim, width)
         if global_skip:
             for value in self.msfem.last.parameters():
                 nn.init.zeros_(value)
