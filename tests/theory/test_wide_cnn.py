@@ -350,7 +350,9 @@ def test_a_network_of_two_patches_is_learnt_faster_than_one_of_four():
 
 
 def averaged_first(cosines, filters, kind="ntk"):
-    """The cosines of all patches are averaged before the first nonlinearity: no layer sees a patch."""
+    """Where there is more than one level, the cosines of all patches are averaged before any nonlinearity."""
+    if len(filters) == 1:
+        return hierarchical_kernel(cosines, filters, kind)
     return hierarchical_kernel(cosines.mean(0, keepdim=True), [1] * len(filters), kind)
 
 
