@@ -8,12 +8,10 @@ import torch
 from fourfold import spectra
 from fourfold.invention import Energies, decibels, energies
 
+from .draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-10}
 EDGES = (0, 0.125, 0.25, 0.5, 0.71)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def projected(added, missing, edges):

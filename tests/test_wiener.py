@@ -10,11 +10,9 @@ from scipy.fft import dct
 from fourfold import wiener
 from fourfold.data.image_pairs import enlarge, photograph, psnr, shrink
 
+from .draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-9}
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def keys(x):

@@ -35,11 +35,9 @@ from fourfold.restoration.dlgsanet import (
 from fourfold.super_resolution import MEAN
 from fourfold.training import seeded, stream
 
+from ..draws import normal
+
 EXACT = {"rtol": 0, "atol": 1e-10}
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 # --- local ------------------------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ class Prediction(BaseModel):
     """Name of the criterion or control of that claim."""
     quantity: str
     predicted: float
-    scale: Literal["exponent", "constant"]
+    scale: Literal["exponent", "constant", "distance"]
+    """A distance is what is left of a limit, whose prediction is 0."""
     by: Literal["proof", "heuristic", "fit"]
     end: Literal["", "low", "high"] = ""
     """Which end of its own interval the finding is; empty if it is the number itself."""
