@@ -15,7 +15,8 @@ from fourfold.compared.efficiency import AGAIN, ARMS, BOTH, DENSE, DEPTH, DIM, S
 from fourfold.data import probes
 from fourfold.efficiency import evit, hawqv3, phnn, raptor, sit, sret
 from fourfold.judging.rule import mean_interval
-from fourfold.recorded import benchmark
+
+from .kept import loaded
 
 EXACT = {"rtol": 0, "atol": 1e-6}
 PLACES = compared.networks()
@@ -318,7 +319,7 @@ def test_log_odds_are_finite_at_the_ends_and_odd_about_a_half():
 
 def test_records_hold_every_arm_and_seed():
     names = ("trained", "rates", "together", "compared")
-    kept, swept, checked, timed = map(loaded, names)
+    kept, swept, checked, timed = (loaded(f"efficiency_{name}") for name in names)
     found = {(row["arm"], row["strength"], row["seed"]) for row in kept["rows"]}
     places = [*PLACES, *((line, "") for line in compared.LINES)]
     assert found == {(*place, seed) for place in places for seed in kept["seeds"]}
@@ -333,18 +334,10 @@ def test_records_hold_every_arm_and_seed():
 
 
 @cache
-def loaded(name):
-    record = benchmark.load(f"efficiency_{name}")
-    if record is None:
-        pytest.fail(f"the page needs its records: run benchmarks/efficiency_{name}.py")
-    return record
-
-
-@cache
 def read(name):
     """Arm and strength -> per cent of test images read correctly, a number a seed."""
     found = {}
-    for row in loaded(name)["rows"]:
+    for row in loaded(f"efficiency_{name}")["rows"]:
         found.setdefault((row["arm"], row["strength"]), []).append(100 * row["accuracy"])
     return {place: np.array(values) for place, values in found.items()}
 
@@ -373,7 +366,7 @@ class TestWords:
 
     @pytest.fixture
     def sizes(self):
-        rows = loaded("trained")["rows"]
+        rows = loaded("efficiency_trained")["rows"]
         return {(row["arm"], row["strength"]): row["bytes"] for row in rows if "bytes" in row}
 
     @pytest.fixture
@@ -486,7 +479,7 @@ class TestWords:
     def test_times(self, macs):
         rounds = {
             (row["arm"], row["strength"], row["images"]): np.array(row["rounds"])
-            for row in loaded("compared")["rows"]
+            for row in loaded("efficiency_compared")["rows"]
         }
         share = {p: float((times / rounds[DENSE, "", p[2]]).mean()) for p, times in rounds.items()}
         assert 0.9 < share["narrower", "8", 1] < 0.95

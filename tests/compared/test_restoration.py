@@ -13,8 +13,9 @@ from fourfold.compared import restoration_task as given
 from fourfold.compared.restoration import ARMS, BICUBIC, EDGES
 from fourfold.data import image_pairs
 from fourfold.judging.rule import mean_interval
-from fourfold.recorded import benchmark
 from fourfold.restoration import hir_diff
+
+from .kept import loaded
 
 EXACT = {"rtol": 0, "atol": 1e-6}
 NETWORKS = (compared.plain, compared.LuminanceESPCN, compared.of_craft, compared.of_dlgsanet)
@@ -161,16 +162,8 @@ def test_the_gain_is_that_over_bicubic():
 # --- records ---
 
 
-@cache
-def loaded(name):
-    record = benchmark.load(f"restoration_{name}")
-    if record is None:
-        pytest.fail(f"the page needs its records: run benchmarks/restoration_{name}.py")
-    return record
-
-
 def test_records_hold_every_arm_photograph_and_seed():
-    swept, kept = loaded("rates"), loaded("trained")
+    swept, kept = loaded("restoration_rates"), loaded("restoration_trained")
     own = {
         (task, arm)
         for task in given.TASKS
@@ -199,7 +192,7 @@ BELOW, BEYOND = EDGES.index(3 / 16), EDGES.index(4 / 16)
 
 @cache
 def found():
-    return compared.stacked(loaded("trained")["rows"])
+    return compared.stacked(loaded("restoration_trained")["rows"])
 
 
 @cache
@@ -338,7 +331,7 @@ class TestWords:
         assert told(over("noisy", "HIR-Diff", "Wiener")) == 0
 
     def test_settings_are_chosen_where_networks_lose_with_noise(self):
-        rows = [row for row in loaded("rates")["rows"] if row["task"] == "noisy"]
+        rows = [row for row in loaded("restoration_rates")["rows"] if row["task"] == "noisy"]
         lost = {row["arm"] for row in rows if row["gain"] < 0}
         gained = {row["arm"] for row in rows if row["gain"] > 0}
         assert lost - gained == {compared.PLAIN, *NETS} | {BICUBIC} & lost

@@ -120,10 +120,9 @@ def drawn(found: pd.DataFrame, x: str, *, ratio: bool = False) -> Figure:
         axes.plot(ring[part], part, "o", color=COLOURS[i], fillstyle="none", markersize=11)
         axes.plot(at[part], part, "o", color=COLOURS[i], markersize=5, label=f"{by}: {BY[by]}")
         for row in part:
-            # An open end is an arrow away from what was measured.
-            ends = [max(low[row], at[row] - reach), min(high[row], at[row] + reach)]
             if rows.end[row]:
-                tip = ends[0] if rows.end[row] == "high" else ends[1]
+                # An open end is an arrow away from what was measured.
+                tip = at[row] + (reach if rows.end[row] == "low" else -reach)
                 axes.annotate(
                     "", (tip, row), (at[row], row), arrowprops={"arrowstyle": "->", "color": COLOURS[i]}
                 )
