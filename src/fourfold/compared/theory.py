@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from fourfold import figures
+from fourfold.compared.found import findings
 from fourfold.figures.style import COLOURS
 from fourfold.judging import records
-from fourfold.recorded import executed
 
 PREDICTIONS = records.ROOT / "data" / "predictions.yml"
 
@@ -67,28 +67,17 @@ def measured(predictions: Sequence[Prediction]) -> pd.DataFrame:
     Raises:
         ValueError: if a chapter did not run to its end, or has no such finding.
     """
-    chapters = {record.slug: record for record in records.chapters()}
-    found = {}
-    for slug in {p.paper for p in predictions}:
-        if slug not in chapters:
-            raise ValueError(f"paper {slug!r} has no chapter")
-        for face in executed.faces(executed.of(chapters[slug]), "verdict"):
-            for finding in face["findings"]:
-                found[slug, face["claim"], finding["name"]] = (face["verdict"], finding["estimate"])
+    found = findings((p.paper, p.claim, p.finding) for p in predictions)
     rows = []
     for p in predictions:
-        if (p.paper, p.claim, p.finding) not in found:
-            raise ValueError(f"{p.paper} {p.claim} has no finding {p.finding!r}")
-        word, estimate = found[p.paper, p.claim, p.finding]
-        if estimate is None:
-            raise ValueError(f"{p.paper} {p.claim} {p.finding} was not measured")
+        record, word, estimate = found[p.paper, p.claim, p.finding]
         low = float("-inf") if p.end == "high" else estimate["low"]
         high = float("inf") if p.end == "low" else estimate["high"]
         rows.append(
             p.model_dump()
             | {
-                "name": chapters[p.paper].name,
-                "part": chapters[p.paper].part,
+                "name": record.name,
+                "part": record.part,
                 "word": word,
                 "value": estimate[p.end or "value"],
                 "low": low,
