@@ -315,8 +315,8 @@ def test_a_rival_that_does_as_well_leaves_the_claim_untold():
     verdict = judge(
         RECORD,
         "R5a",
-        {"over_input": [1.0, 1.1] * 4, "over_affine": [0.5, 0.6] * 4},
-        {"unsharp": [-0.1, -0.2] * 4, "plain": [0.4, 0.5] * 4},
+        {"over_input": [1.0, 1.1] * 4, "over_fitted": [0.5, 0.6] * 4},
+        {"plain": [0.4, 0.5] * 4},
         {"trained": [3.0, 3.1] * 4},
     )
     assert verdict.word == "inconclusive"
