@@ -327,11 +327,11 @@ def audit(net: nn.Module, parts: Parts, x: Tensor, generator: torch.Generator) -
     return pd.DataFrame.from_dict(rows, orient="index", columns=names)
 
 
-def rows_reached(net: nn.Module, rows: int = 1024, columns: int = 32, places: int = 4) -> float:
-    """Rows of a strip that one pixel in its middle depends on, mean over places eight rows apart; float64.
+def rows_reached(net: nn.Module, channels: int = 3, rows: int = 1024, columns: int = 32) -> float:
+    """Rows of a strip that one pixel in its middle depends on, mean over eight neighbours; float64.
 
-    Changes ``net``, (1, 3, rows, columns) -> the same: convolutions get positive weights and extractors pool
-    by means, so that no path ends at a ReLU or a maximum, and none cancels another.
+    Changes ``net``, (1, channels, rows, columns) -> the same sides: convolutions get positive weights and
+    extractors pool by means, so that no path ends at a ReLU or a maximum, and none cancels another.
     """
     for module in net.double().modules():
         if isinstance(module, Extractor):
@@ -339,13 +339,14 @@ def rows_reached(net: nn.Module, rows: int = 1024, columns: int = 32, places: in
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             for value in module.parameters():
                 value.data.abs_()
-    x = torch.rand(1, 3, rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(1, channels, rows, columns, dtype=torch.float64, generator=draw)
     out = net(x.requires_grad_())[0, :, :, columns // 2].sum(0)
     reached = 0
-    for place in range(rows // 2, rows // 2 + 8 * places, 8):
+    for place in range(rows // 2, rows // 2 + WINDOW):
         (slope,) = torch.autograd.grad(out[place], x, retain_graph=True)
         reached += int(slope.any(1).any(-1).sum())
-    return reached / places
+    return reached / WINDOW
 
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "data" / "others" / "rrformer" / "audit.csv"
