@@ -7,9 +7,10 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, pad
 
 from fourfold.checks import at_least, finite
+from fourfold.matrices import inverse, rotation, sym_exp, symmetric
 
 
 def warped(images: Tensor, maps: Tensor, shifts: Tensor | None = None) -> Tensor:
@@ -23,16 +24,20 @@ def warped(images: Tensor, maps: Tensor, shifts: Tensor | None = None) -> Tensor
             f"expected maps ({len(images)}, 2, 2) and shifts ({len(images)}, 2), "
             f"got {tuple(maps.shape)} and {tuple(t.shape)}"
         )
-    back = torch.linalg.inv(maps)
+    back = inverse(maps)
     theta = torch.cat([back, -(back @ t[..., None])], -1).to(images)
     places = affine_grid(theta, list(images.shape), align_corners=False)
     return grid_sample(images, places, padding_mode="zeros", align_corners=False)
 
 
-def turns(angles: Tensor) -> Tensor:
-    """Angles (...), radians -> rotations (..., 2, 2); they turn from x to y, on the screen clockwise."""
-    c, s = angles.cos(), angles.sin()
-    return torch.stack([c, -s, s, c], -1).unflatten(-1, (2, 2))
+def on_canvas(images: Tensor, margin: int) -> Tensor:
+    """Images (B, h, w), each side halved by averaging, zeros around: (B, 1, h/2 + 2 margin, ...)."""
+    return pad(avg_pool2d(images[:, None], 2), (margin,) * 4)
+
+
+def blurred(images: Tensor) -> Tensor:
+    """Images (B, C, h, w) averaged over 3 x 3 pixels, twice; the same shape."""
+    return avg_pool2d(avg_pool2d(images, 3, 1, 1), 3, 1, 1)
 
 
 def affnist_maps(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -46,7 +51,7 @@ def affnist_maps(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     scale_x, scale_y, x, y = rest
     maps = torch.diag_embed(1 + 0.2 * torch.stack([scale_x, scale_y], -1))
     maps[:, 0] += 0.2 * shear[:, None] * maps[:, 1]
-    return turns(math.radians(20) * turn) @ maps, 0.2 * torch.stack([x, y], -1)
+    return rotation(math.radians(20) * turn) @ maps, 0.2 * torch.stack([x, y], -1)
 
 
 def stretches(n: int, least: float, most: float, generator: torch.Generator) -> Tensor:
@@ -58,6 +63,5 @@ def stretches(n: int, least: float, most: float, generator: torch.Generator) -> 
     at_least(1, n=n)
     finite(1, least=least)
     ratio, axis = torch.rand(n, 2, generator=generator, dtype=torch.float64).unbind(-1)
-    root = (least + (most - least) * ratio).sqrt()
-    turn = turns(math.pi * axis)
-    return turn @ torch.diag_embed(torch.stack([root, 1 / root], -1)) @ turn.mT
+    size, angle = (least + (most - least) * ratio).log() / math.sqrt(2), 2 * math.pi * axis
+    return sym_exp(symmetric(size[:, None] * torch.stack([angle.cos(), angle.sin()], -1)))

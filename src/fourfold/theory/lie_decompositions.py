@@ -5,8 +5,7 @@ Mironenco and Forre, arXiv 2310.11366; the authors' code is mirceamironenco/rgen
 times that of R. Kernels are functions of the coordinates of ``g^-1 g~``; group elements are sampled.
 
 Implemented: the decomposition, coordinates both ways, which elements have a real logarithm, the measure, the
-published sampler, one layer on the group by any rule, lifting and group convolutions, the published network
-and a plain one.
+published sampler, one layer on the group by any rule, lifting and group convolutions, the published network.
 
 Departures from the code, where it departs from the text: the angle is the principal one, in (-pi, pi] and not
 in [0, 2 pi), which cuts at the identity; equidistant rotations do not count -pi and pi twice; a group layer
@@ -21,9 +20,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, conv2d, gelu, layer_norm, max_pool2d, sigmoid
+from torch.nn.functional import affine_grid, conv2d, gelu, layer_norm, max_pool2d, pad, sigmoid
 
 from fourfold.checks import at_least, finite, one_of
+from fourfold.matrices import inverse, matrix, parts, rotation, sinhc, sym_exp, sym_log, symmetric
+from fourfold.training import seeded, stream
 
 Group = Literal["so2", "sl2", "gl2"]
 Samples = tuple[Tensor, Tensor]
@@ -36,63 +37,6 @@ NEGLIGIBLE = 1e-9
 """Nodes of a rule at which a feature has no more than that of its largest value are left out."""
 
 # --- the groups -------------------------------------------------------------------------------------------
-
-
-def matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    """Entries (...), row by row -> matrices (..., 2, 2)."""
-    return torch.stack([a, b, c, d], -1).unflatten(-1, (2, 2))
-
-
-def rotation(theta: Tensor) -> Tensor:
-    """Angles (...) -> rotations (..., 2, 2), counter-clockwise."""
-    c, s = theta.cos(), theta.sin()
-    return matrix(c, -s, s, c)
-
-
-def inverse(g: Tensor) -> Tensor:
-    """The inverses of matrices (..., 2, 2)."""
-    a, b, c, d = g.flatten(-2).unbind(-1)
-    return matrix(d, -b, -c, a) / (a * d - b * c)[..., None, None]
-
-
-def symmetric(coordinates: Tensor) -> Tensor:
-    """Symmetric matrices (..., 2, 2) by coordinates (..., 2 or 3), orthonormal in ``tr(X Y)``.
-
-    The first two are traceless, ``diag(1, -1)/sqrt(2)`` and the swap over ``sqrt(2)``; the third is a trace.
-    """
-    a, b, *trace = (coordinates / math.sqrt(2)).unbind(-1)
-    m = trace[0] if trace else torch.zeros_like(a)
-    return matrix(m + a, b, b, m - a)
-
-
-def _parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of ``[[m + a, b], [b, m - a]]``: m, a, b, and half the gap of its eigenvalues, d >= 0."""
-    x11, x12, x21, x22 = x.flatten(-2).unbind(-1)
-    a, b = (x11 - x22) / 2, (x12 + x21) / 2
-    return (x11 + x22) / 2, a, b, torch.hypot(a, b)
-
-
-def _sinhc(d: Tensor) -> Tensor:
-    """``sinh(d) / d``, 1 at zero."""
-    small = d < 1e-3
-    return torch.where(small, 1 + d**2 / 6 + d**4 / 120, d.sinh() / d.masked_fill(small, 1))
-
-
-def sym_exp(x: Tensor) -> Tensor:
-    """``exp`` of symmetric matrices (..., 2, 2)."""
-    m, a, b, d = _parts(x)
-    middle, slope = m.exp() * d.cosh(), m.exp() * _sinhc(d)
-    return matrix(middle + slope * a, slope * b, slope * b, middle - slope * a)
-
-
-def sym_log(p: Tensor) -> Tensor:
-    """``log`` of symmetric positive definite matrices (..., 2, 2)."""
-    m, a, b, d = _parts(p)
-    root, small = ((m - d) * (m + d)).sqrt(), d < 1e-3 * m
-    # Half the gap of the logarithms over half the gap: artanh(d/m) / d.
-    series = (1 + (d / m) ** 2 / 3 + (d / m) ** 4 / 5) / m
-    slope = torch.where(small, series, ((m + d) / root).log() / d.masked_fill(small, 1))
-    return matrix(root.log() + slope * a, slope * b, slope * b, root.log() - slope * a)
 
 
 def polar(g: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,7 +91,7 @@ def haar_weight(log_s: Tensor) -> Tensor:
 
     d is half the gap between the eigenvalues of L; the constant is such that it is 1 at the identity.
     """
-    return _sinhc(_parts(log_s)[3])
+    return sinhc(parts(log_s)[3])
 
 
 def lognormal_weight(log_s: Tensor, var: float = 0.1) -> Tensor:
@@ -155,61 +99,78 @@ def lognormal_weight(log_s: Tensor, var: float = 0.1) -> Tensor:
     return (log_s.square().sum((-2, -1)) / (-2 * var)).exp()
 
 
-def sample(
-    group: Group,
-    n: int,
-    generator: torch.Generator,
-    *,
-    var: float = 0.1,
-    rotations: Literal["equidistant", "uniform"] = "equidistant",
-) -> Samples:
-    """n elements ``S^(1/2) R`` and their inverses, float64: log S is normal, sample i has the i-th rotation.
+def sample(group: Group, n: int, generator: torch.Generator, var: float = 0.1) -> Samples:
+    """n elements ``S^(1/2) R`` and their inverses, float64: log S is normal, rotations are equidistant.
 
     ``var``: of each orthonormal coordinate of log S. SO(2) has ``S = 1``, SL(2) ``det S = 1``.
-    Raises ``ValueError`` for another group, n < 1, var that is not > 0, or other rotations.
+    Raises ``ValueError`` for another group, n < 1, or var that is not > 0.
     """
     one_of(DIM, group=group)
     at_least(1, n=n)
     finite(above=True, var=var)
-    one_of(("equidistant", "uniform"), rotations=rotations)
     normal = torch.randn(n, max(DIM[group] - 1, 2), generator=generator, dtype=torch.float64)
     x = symmetric(math.sqrt(var) * normal) / 2 * (group != "so2")
-    turns = torch.arange(n, dtype=torch.float64) / n
-    if rotations == "uniform":
-        turns = torch.rand(n, generator=generator, dtype=torch.float64)
-    r = rotation(2 * math.pi * turns - math.pi)
+    r = rotation(2 * math.pi * torch.arange(n, dtype=torch.float64) / n - math.pi)
     return sym_exp(x) @ r, r.mT @ sym_exp(-x)
 
 
-def grid(group: Group, reach: float, points: int, angles: int, traces: int = 0) -> tuple[Tensor, Tensor]:
+def draw_two(group: Group | None, n: int, generator: torch.Generator) -> tuple[Samples, Samples]:
+    """Samples of the first layers and of the last; of no group the identity alone, an ordinary kernel."""
+    one = torch.eye(2, dtype=torch.float64)[None]
+    if group is None:
+        return (one, one), (one, one)
+    return sample(group, n, generator), sample(group, n, generator)
+
+
+def published(group: Group, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """n samples (n, 2, 2) and their weights (1, n), all the same."""
+    return sample(group, n, generator)[0], torch.full((1, n), 1 / n, dtype=torch.float64)
+
+
+def weighted(group: Group, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The same, wider and weighted so that sums estimate invariant integrals."""
+    g, _ = sample(group, n, generator, var := 0.5)
+    log_s = 2 * polar(g)[0]
+    return g, haar_weight(log_s)[None] / lognormal_weight(log_s, var) / n
+
+
+def relative(group: Group, n: int, var: float = 0.1) -> Tensor:
+    """``g^-1 g~`` for n pairs of samples with uniform rotations, by a Sobol sequence: (n, 2, 2), float64."""
+    half = DIM[group]
+    u = torch.quasirandom.SobolEngine(2 * half, scramble=True, seed=0).draw(n, dtype=torch.float64)
+    x = symmetric(math.sqrt(var) * torch.special.ndtri(u.unflatten(1, (2, half))[..., :-1])) / 2
+    g = sym_exp(x) @ rotation(2 * math.pi * u.unflatten(1, (2, half))[..., -1])
+    return inverse(g[:, 0]) @ g[:, 1]
+
+
+def grid(group: Group, points: int, angles: int) -> tuple[Tensor, Tensor]:
     """Nodes of a product rule on the group: elements ``e^(L/2) R`` (N, 2, 2) and L (N, 2, 2), float64.
 
-    ``points`` places from -reach to reach in each traceless coordinate of L, ``traces`` for GL+(2) in the
-    third, ``angles`` around the circle. All have equal weight in dL dtheta.
+    ``points`` places from -6 to 6 in each traceless coordinate of L, in GL+(2) as many from -4.5 to 4.5 in
+    the third, ``angles`` around the circle. All have equal weight in dL dtheta.
     """
-    counts = (points, points, traces) if group == "gl2" else (points, points)
-    lines = (torch.linspace(-reach, reach, count, dtype=torch.float64) for count in counts)
-    log_s = symmetric(torch.cartesian_prod(*lines))
+    line = torch.linspace(-6, 6, points, dtype=torch.float64)
+    log_s = symmetric(torch.cartesian_prod(*(line, line, 0.75 * line)[: DIM[group] - 1]))
     theta = 2 * math.pi * (torch.arange(angles, dtype=torch.float64) + 0.5) / angles - math.pi
     g = sym_exp(log_s / 2)[:, None] @ rotation(theta)
     return g.flatten(0, 1), log_s.repeat_interleave(angles, 0)
 
 
-def group_layer(
-    feature: Callable[[Tensor], Tensor],
-    kernel: Callable[[Tensor], Tensor],
-    outputs: Tensor,
-    nodes: Tensor,
-    weights: Tensor,
-) -> Tensor:
-    """``sum_i w_i f(g_i) k(g^-1 g_i)`` for several weightings of one set of nodes: (M, m, C).
+def bump(g: Tensor, width: float = 0.3, sharpness: float = 6.0) -> Tensor:
+    """A smooth function on the group, largest at the identity: (..., 2, 2) -> (...).
 
-    ``outputs``: g, (m, 2, 2). ``nodes``: g_i, (N, 2, 2). ``weights``: (M, N). ``kernel``: (..., 2, 2) ->
-    (..., C).
+    Normal in the symmetric coordinate, von Mises in the angle.
     """
-    values = weights * feature(nodes)
-    seen = (values / values.amax(1, keepdim=True)).amax(0) > NEGLIGIBLE
-    return torch.einsum("wn,mnc->wmc", values[:, seen], kernel(inverse(outputs)[:, None] @ nodes[seen]))
+    x, theta = polar(g)
+    return (x.square().sum((-2, -1)) / (-2 * width**2) + sharpness * (theta.cos() - 1)).exp()
+
+
+def change(still: Tensor, moved: Tensor, *, forgive: bool = False) -> Tensor:
+    """Relative change of responses (M, m, C) -> (M,); with ``forgive`` up to the best common factor."""
+    still, moved = still.flatten(1), moved.flatten(1)
+    if forgive:
+        moved = moved * ((moved * still).sum(1) / moved.square().sum(1))[:, None]
+    return (moved - still).norm(dim=1) / still.norm(dim=1)
 
 
 # --- layers -----------------------------------------------------------------------------------------------
@@ -240,6 +201,45 @@ class Siren(nn.Module):
         return self.out(x).unflatten(-1, self.shape)
 
 
+class RandomLayer:
+    """A random SIREN of the coordinates, at its centre in the plane, outputs near 1, a bump as its input."""
+
+    def __init__(self, group: Group, seed: int, outputs: int = 3, width: float = 0.3):
+        self.group, self.width = group, width
+        with seeded(seed):
+            self.siren = Siren(2 + DIM[group], 1, 4, 5).double().requires_grad_(False)
+        normal = torch.randn(outputs, DIM[group], generator=stream(seed, "outputs"), dtype=torch.float64)
+        self.outputs = sym_exp(symmetric(0.15 * normal[:, 1:])) @ rotation(0.5 * normal[:, 0])
+
+    def response(self, h: Tensor, nodes: Tensor, weights: Tensor) -> Tensor:
+        """At outputs ``h g`` to the bump moved by h: ``sum_i w_i f(h^-1 g_i) k((h g)^-1 g_i)``.
+
+        ``nodes``: g_i, (N, 2, 2). ``weights``: (M, N), several for one set of nodes. Returns (M, outputs,
+        4). Equivariance is that h does not matter.
+        """
+        values = weights * bump(inverse(h) @ nodes, self.width)
+        seen = (values / values.amax(1, keepdim=True)).amax(0) > NEGLIGIBLE
+        at = xi_inv(inverse(h @ self.outputs)[:, None] @ nodes[seen], self.group)
+        return torch.einsum("wn,mnc->wmc", values[:, seen], self.siren(pad(at, (2, 0)))[..., 0])
+
+    def noisy_change(
+        self,
+        h: Tensor,
+        draw: Callable[..., tuple[Tensor, Tensor]],
+        counts: list[int],
+        generator: torch.Generator,
+    ) -> list[float]:
+        """Root mean square change under h between two draws of n samples, over eight pairs, for each n.
+
+        ``draw``: such as ``published``. Relative to the mean response for the last of ``counts``.
+        """
+        one = torch.eye(2, dtype=torch.float64)
+        drawn = [[self.response(by, *draw(self.group, n, generator)) for by in (one, h) * 8] for n in counts]
+        pairs = torch.stack([torch.cat(row) for row in drawn]).flatten(2).unflatten(1, (8, 2))
+        change = (pairs[:, :, 1] - pairs[:, :, 0]).square().sum(2).mean(1).sqrt()
+        return (change / pairs[-1, :, 0].mean(0).norm()).tolist()
+
+
 class GroupConv(nn.Module):
     """``out(x, g) = |det g|^-1 mean_g~ sum_y f(y, g~) k(g^-1 (y - x), xi^-1(g^-1 g~))``; see ``LiftConv``."""
 
@@ -253,7 +253,7 @@ class GroupConv(nn.Module):
             raise ValueError(f"kernel must be odd and >= 3, got {kernel}")
         self.group, self.padding = group, padding
         self.siren = Siren(2 if self.lifting else 2 + DIM[group], cin, cout, kernel)
-        places = affine_grid(torch.eye(2, 3)[None], [1, 1, kernel, kernel], align_corners=False)
+        places = affine_grid(torch.eye(2, 3).double()[None], [1, 1, kernel, kernel], align_corners=False)
         self.places: Tensor  # (x, y) of pixel centres in [-1, 1]
         self.register_buffer("places", places[0], persistent=False)
 
@@ -313,6 +313,11 @@ class AffineNet(nn.Module):
         y = gelu(y)
         return lifted, y, _active(self.last(y, first[0], last[1]))
 
+    def pooled(self, x: Tensor, first: Samples, last: Samples) -> Tensor:
+        """Images (B, 1, h, w) -> maximum, mean and mean square of each stage's channels, (B, 9 channels)."""
+        stages = [z.flatten(2) for z in self.stages(x, first, last)]
+        return torch.cat([p for z in stages for p in (z.amax(2), z.mean(2), z.square().mean(2))], 1)
+
     def forward(self, x: Tensor, first: Samples, last: Samples) -> Tensor:
         """Images (B, 1, h, w) -> logits (B, 10)."""
         return self.head(self.stages(x, first, last)[-1].amax((2, 3, 4)))
@@ -321,31 +326,13 @@ class AffineNet(nn.Module):
 class Resampled(nn.Module):
     """A network that draws its samples at every forward pass, in training and after, as published."""
 
-    def __init__(self, net: AffineNet, n: int, generator: torch.Generator):
+    def __init__(self, net: AffineNet, group: Group | None, n: int, generator: torch.Generator):
         super().__init__()
-        self.net, self.n, self.generator = net, n, generator
+        self.net, self.how = net, (group, n, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 1, h, w) -> logits (B, 10)."""
-        return self.net(x, *(sample(self.net.lift.group, self.n, self.generator) for _ in range(2)))
-
-
-class PlainNet(nn.Module):
-    """The same network without a group: four convolutions with kernels of their own."""
-
-    def __init__(self, channels: int, kernel: int = 5):
-        super().__init__()
-        at_least(1, channels=channels)
-        sizes = ((1, 0), (channels, kernel // 2), (channels, kernel // 2), (channels, 0))
-        self.layers = nn.ModuleList(nn.Conv2d(c, channels, kernel, 1, p, bias=False) for c, p in sizes)
-        self.head = head(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 1, h, w) -> logits (B, 10)."""
-        lift, one, two, last = self.layers
-        x = _active(lift(x))
-        x = max_pool2d(_normed(gelu(x + _active(two(_active(one(x)))))), 2)
-        return self.head(_active(last(gelu(x))).amax((2, 3)))
+        return self.net(x, *draw_two(*self.how))
 
 
 def head(channels: int) -> nn.Sequential:
