@@ -185,6 +185,19 @@ def test_a_layer_is_equivariant_with_the_invariant_measure_alone():
     assert sampler > 0.2
 
 
+def test_of_narrow_features_the_change_is_a_common_factor_and_of_wide_ones_it_is_not():
+    nodes, log_s = grid("sl2", 49, 24)
+    weights = lognormal_weight(log_s)[None]
+
+    def changes(width, **how):
+        layers = [RandomLayer("sl2", i, width=width) for i in range(3)]
+        both = [[layer.response(h, nodes, weights) for h in (ONE, shear(0.2))] for layer in layers]
+        return sum(float(change(*pair, **how)) for pair in both) / 3
+
+    assert changes(0.1, forgive=True) < 0.1 < 0.15 < changes(0.3, forgive=True)
+    assert all(0.15 < changes(width) < 0.3 for width in (0.1, 0.3, 0.6))
+
+
 def test_change_forgives_a_common_factor_and_nothing_else():
     still = normal(2, 3, 4)
     torch.testing.assert_close(change(still, 3 * still), torch.full((2,), 2.0).double())
