@@ -23,6 +23,7 @@ from fourfold.theory.transport_monge_gap import (
     l2_uvp,
     monge_gap,
     moon,
+    rings,
     rotation,
     s_curve,
     sinkhorn_divergence,
@@ -78,8 +79,8 @@ def test_gaps_are_pots(name):
     assert exact_monge_gap(x, mapped) == pytest.approx(
         float(moved) - ot.emd2(uniform, uniform, cost), abs=1e-12
     )
-    ours = float(monge_gap(x, mapped, 0.5, 1000))
-    assert ours == pytest.approx(float(moved) - pots(cost, 0.5), rel=1e-4)
+    ours = float(monge_gap(x, mapped, 0.2, 1000))
+    assert ours == pytest.approx(float(moved) - pots(cost, 0.2 * cost.mean()), rel=1e-4)
 
 
 @pytest.mark.parametrize("n", [1, 9, 30])
@@ -95,20 +96,31 @@ def test_potentials_make_a_plan_and_may_start_where_others_ended(n):
 
 def test_several_matrices_at_once_are_each_alone():
     x, y = normal(3, 8, 2), normal(3, 8, 2, seed=1)
+    for several in (monge_gap, sinkhorn_divergence):
+        alone = torch.stack([several(a, b, 0.1, 50) for a, b in zip(x, y, strict=True)])
+        torch.testing.assert_close(several(x, y, 0.1, 50), alone)
     eps = torch.tensor([0.1, 0.3, 1.0], dtype=torch.float64)
-    together = monge_gap(x, y, eps, 50)
-    alone = torch.stack([monge_gap(a, b, float(e), 50) for a, b, e in zip(x, y, eps, strict=True)])
-    torch.testing.assert_close(together, alone)
-    apart = sinkhorn_divergence(x, y, eps, 50)
-    alone = torch.stack([sinkhorn_divergence(a, b, float(e), 50) for a, b, e in zip(x, y, eps, strict=True)])
-    torch.testing.assert_close(apart, alone)
+    alone = torch.stack(
+        [entropic_cost(cost_matrix(a, b), float(e), 50) for a, b, e in zip(x, y, eps, strict=True)]
+    )
+    torch.testing.assert_close(entropic_cost(cost_matrix(x, y), eps, 50), alone)
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0])
 def test_gradients_are_right_by_the_envelope_theorem(p):
     x, mapped = normal(4, 2), normal(4, 2, seed=1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda at: monge_gap(x, at, 1.0, 200, p), mapped, atol=1e-5)
-    assert torch.autograd.gradcheck(lambda at: sinkhorn_divergence(at, x, 1.0, 400), mapped, atol=1e-5)
+    assert torch.autograd.gradcheck(
+        lambda at: entropic_cost(cost_matrix(x, at, p), 1.0, 200), mapped, atol=1e-5
+    )
+    assert torch.autograd.gradcheck(lambda at: sinkhorn_divergence(at, x, 0.3, 400), mapped, atol=1e-5)
+
+
+def test_the_gap_holds_its_entropy_fixed_in_its_gradient():
+    x, mapped = normal(6, 2), normal(6, 2, seed=1).requires_grad_()
+    cost = cost_matrix(x, mapped)
+    by_hand = cost.diagonal().mean() - entropic_cost(cost, 0.1 * float(cost.detach().mean()), 50)
+    expected = torch.autograd.grad(by_hand, mapped)
+    torch.testing.assert_close(torch.autograd.grad(monge_gap(x, mapped, 0.1, 50), mapped), expected)
 
 
 def test_a_distance_of_zero_has_a_gradient():
@@ -119,9 +131,10 @@ def test_a_distance_of_zero_has_a_gradient():
 
 def test_the_divergence_is_pots_and_zero_at_itself():
     x, y = normal(15, 2), normal(15, 2, seed=1) + 1
-    assert float(sinkhorn_divergence(x, x, 0.5, 500)) == pytest.approx(0, abs=1e-9)
-    costs = [pots(cost_matrix(a, b).numpy(), 0.5) for a, b in ((x, y), (x, x), (y, y))]
-    assert float(sinkhorn_divergence(x, y, 0.5, 1000)) == pytest.approx(
+    assert float(sinkhorn_divergence(x, x, 0.2, 500)) == pytest.approx(0, abs=1e-9)
+    eps = 0.2 * float(cost_matrix(y, y).mean())
+    costs = [pots(cost_matrix(a, b).numpy(), eps) for a, b in ((x, y), (x, x), (y, y))]
+    assert float(sinkhorn_divergence(x, y, 0.2, 1000)) == pytest.approx(
         costs[0] - (costs[1] + costs[2]) / 2, rel=1e-6
     )
 
@@ -143,15 +156,35 @@ def test_a_turned_gaussian_map_has_its_closed_form():
     assert exact_monge_gap(x, x @ a @ rotation(60).T) == pytest.approx(2 * 1.8 * 0.5, rel=0.15)
 
 
-@pytest.mark.parametrize("eps", [1.0, 0.1])
+@pytest.mark.parametrize("eps", [0.3, 0.03])
 @pytest.mark.parametrize("name", MAPS)
 def test_the_entropic_gap_is_above_the_exact_one_by_one_to_two_eps_log_n(name, eps):
     x = normal(30, 2)
     mapped = MAPS[name](x)
+    unit = eps * math.log(30) * float(cost_matrix(x, mapped).mean())
     excess = float(monge_gap(x, mapped, eps, 500)) - exact_monge_gap(x, mapped)
-    assert 1 - 1e-9 <= excess / (eps * math.log(30)) <= 2
+    assert 1 - 1e-9 <= excess / unit <= 2
     # With the divergence from the product of the marginals, 2 eps log n less, it falls below.
-    assert excess - 2 * eps * math.log(30) < 0
+    assert excess - 2 * unit < 0
+
+
+def test_for_the_squared_distance_the_gap_is_convex_homogeneous_and_blind_to_constants():
+    x, one, two = (normal(40, 2, seed=i) for i in range(3))
+    gaps = [exact_monge_gap(x, image) for image in (one, two)]
+    for t in (0.0, 0.2, 0.5, 0.9):
+        assert exact_monge_gap(x, (1 - t) * one + t * two) <= (1 - t) * gaps[0] + t * gaps[1] + 1e-12
+    assert exact_monge_gap(x, 3 * one) == pytest.approx(3 * gaps[0])
+    assert exact_monge_gap(x, one + 5) == pytest.approx(gaps[0])
+    # For the distance it is not homogeneous.
+    assert abs(exact_monge_gap(x, 3 * one, 1.0) - 3 * exact_monge_gap(x, one, 1.0)) > 0.1
+
+
+def test_rings_look_the_same_from_all_sides():
+    points = rings(3, 5)
+    turned = points @ rotation(72).T
+    assert points.shape == (15, 2)
+    assert torch.cdist(turned, points).min(1).values.max() < 1e-12
+    assert float(rings(2000, 1).square().sum(1).mean()) == pytest.approx(2, rel=0.01)
 
 
 def test_books_on_a_shelf():
@@ -317,6 +350,8 @@ REFUSED = [
     (lambda: ICNN(2, layers=0), "layers must be >= 1, got 0"),
     (lambda: convex_gradient(0, G), "d must be >= 1, got 0"),
     (lambda: convex_gradient(2, G, smallest=-1.0), r"smallest must be finite and >= 0, got -1\.0"),
+    (lambda: rings(3, 0), "turns must be >= 1, got 0"),
+    (lambda: monge_gap(X, X, 0.0, 1), "eps must be finite and > 0, got 0"),
     (lambda: gaussian_map(X[:2], X), "x must have > d = 2 points, got 2"),
     (lambda: entropic_map(X, X, -1.0, 1), r"eps must be finite and > 0, got -1\.0"),
     (lambda: l2_uvp(X, X[:2]), r"truth's shape \(2, 2\), got \(3, 2\)"),

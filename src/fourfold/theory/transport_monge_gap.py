@@ -92,30 +92,38 @@ def entropic_cost(cost: Tensor, eps: float | Tensor, n_iter: int, g: Tensor | No
     return value + (plan * (cost - frozen)).sum((-2, -1))
 
 
-def sinkhorn_divergence(x: Tensor, y: Tensor, eps: float | Tensor, n_iter: int) -> Tensor:
+def sinkhorn_divergence(x: Tensor, y: Tensor, eps: float, n_iter: int) -> Tensor:
     """How far two samples are apart, squared distances as costs: x (..., n, d), y (..., n, d) -> (...).
 
     Of the entropic costs, that between the two less the mean of those within each (Feydy et al. 2019); these
-    converge faster and get half the iterations. Gradients go to x.
-    Raises ``ValueError`` for samples of different size, and as `sinkhorn_potentials` does.
+    converge faster and get half the iterations. ``eps`` is relative to the mean cost within y, which is not
+    differentiated. Raises ``ValueError`` for samples of different size, and as `sinkhorn_potentials` does.
     """
     if x.shape != y.shape:
         raise ValueError(f"y must have x's shape {tuple(x.shape)}, got {tuple(y.shape)}")
-    half = (n_iter + 1) // 2
-    between = entropic_cost(cost_matrix(x, y), eps, n_iter)
-    within = entropic_cost(cost_matrix(x, x), eps, half) + entropic_cost(cost_matrix(y, y), eps, half)
+    within_y = cost_matrix(y, y)
+    scale, half = _relative(eps, within_y), (n_iter + 1) // 2
+    between = entropic_cost(cost_matrix(x, y), scale, n_iter)
+    within = entropic_cost(cost_matrix(x, x), scale, half) + entropic_cost(within_y, scale, half)
     return between - within / 2
 
 
-def monge_gap(x: Tensor, mapped: Tensor, eps: float | Tensor, n_iter: int, p: float = 2.0) -> Tensor:
+def monge_gap(x: Tensor, mapped: Tensor, eps: float, n_iter: int, p: float = 2.0) -> Tensor:
     """The entropic Monge gap of a map from a sample of the reference: x (..., n, d) and T(x) alike -> (...).
 
-    Cost is the p-th power of the distance. It is never below the exact gap (see `exact_monge_gap`), and
-    above it by eps log n to 2 eps log n once Sinkhorn has converged.
+    Cost is the p-th power of the distance, and ``eps`` relative to the mean cost between x and T(x), which is
+    not differentiated. It is never below the exact gap (see `exact_monge_gap`), and above it by eps log n to
+    2 eps log n once Sinkhorn has converged.
     Raises ``ValueError`` as `cost_matrix` and `sinkhorn_potentials` do.
     """
     cost = cost_matrix(x, mapped, p)
-    return cost.diagonal(dim1=-2, dim2=-1).mean(-1) - entropic_cost(cost, eps, n_iter)
+    moved = cost.diagonal(dim1=-2, dim2=-1).mean(-1)
+    return moved - entropic_cost(cost, _relative(eps, cost), n_iter)
+
+
+def _relative(eps: float, cost: Tensor) -> Tensor:
+    finite(above=True, eps=eps)
+    return eps * cost.detach().mean((-2, -1))
 
 
 def exact_monge_gap(x: Tensor, mapped: Tensor, p: float = 2.0) -> float:
@@ -197,8 +205,9 @@ class ConvexGradient:
     amplitude: float
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(..., d) -> (..., d)."""
-        return x @ self.a + self.amplitude * torch.tanh(1.5 * (x @ self.v.T + self.b)) @ self.v
+        """(..., d) -> (..., d), computed in float64."""
+        at = x.double()
+        return (at @ self.a + self.amplitude * torch.tanh(1.5 * (at @ self.v.T + self.b)) @ self.v).to(x)
 
 
 def convex_gradient(
@@ -242,10 +251,18 @@ def rotation(degrees: float) -> Tensor:
     return torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
 
 
+def rings(radii: int, turns: int) -> Tensor:
+    """Points of a standard normal in the plane, on rings of equal mass: (radii * turns, 2), float64."""
+    at_least(1, radii=radii, turns=turns)
+    radius = (-2 * torch.log1p(-(torch.arange(radii, dtype=torch.float64) + 0.5) / radii)).sqrt()
+    first = torch.stack([radius, 0 * radius], -1)
+    return torch.cat([first @ rotation(360 * i / turns).T for i in range(turns)])
+
+
 def gaussian_map(x: Tensor, y: Tensor) -> Map:
     """The optimal map, squared distance, between Gaussians with the moments of x (n, d) and of y (m, d).
 
-    In float64. Raises ``ValueError`` for fewer than d + 1 points.
+    Computed in float64. Raises ``ValueError`` for fewer than d + 1 points.
     """
     for name, sample in {"x": x, "y": y}.items():
         if len(sample) <= sample.shape[1]:
@@ -255,7 +272,7 @@ def gaussian_map(x: Tensor, y: Tensor) -> Map:
     root = _power(source, 0.5)
     inverse = _power(source, -0.5)
     linear = inverse @ _power(root @ target @ root, 0.5) @ inverse
-    return lambda at: (at.double() - x.mean(0)) @ linear + y.mean(0)
+    return lambda at: ((at.double() - x.mean(0)) @ linear + y.mean(0)).to(at)
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
@@ -270,8 +287,7 @@ def entropic_map(x: Tensor, y: Tensor, eps: float, n_iter: int, p: float = 2.0) 
     the mean cost. Raises ``ValueError`` as `cost_matrix` and `sinkhorn_potentials` do.
     """
     cost = cost_matrix(x, y, p)
-    finite(above=True, eps=eps)
-    scale = eps * float(cost.mean())
+    scale = _relative(eps, cost)
     _, g = sinkhorn_potentials(cost, scale, n_iter)
     return lambda at: torch.softmax((g - cost_matrix(at, y, p)) / scale, -1) @ y
 
