@@ -122,6 +122,23 @@ def compare(
     return Compared(drift(both[: len(a)], both[len(a) :], pca.ratios, span, bins), float(np.mean(chance)))
 
 
+def excess(
+    one: NDArray,
+    other: NDArray,
+    n: int,
+    pca: FilterPCA,
+    rng: np.random.Generator,
+    repeats: int = 1,
+) -> float:
+    """Drift of two groups of filters in excess of chance, at n filters drawn from each: a mean of draws.
+
+    Raises ``ValueError`` if a group has fewer.
+    """
+    at_least(1, repeats=repeats)
+    drawn = ((sample(one, n, rng), sample(other, n, rng)) for _ in range(repeats))
+    return float(np.mean([compare(*pair, pca, span_of(pca), rng).excess for pair in drawn]))
+
+
 def span_of(pca: FilterPCA) -> tuple[float, float]:
     """A range that holds the coefficients of all scaled rows, which are at most 3 long.
 
@@ -260,6 +277,29 @@ def smallest(sizes: Sequence[NDArray], count: int | Sequence[int]) -> list[NDArr
     chosen = np.zeros(len(joined), bool)
     chosen[np.argsort(joined, kind="stable")[:count]] = True
     return np.split(chosen, np.cumsum([len(size) for size in sizes])[:-1])
+
+
+def zeroings(
+    layers: Sequence[Layer], received: Sequence[Tensor], rng: np.random.Generator
+) -> dict[str, list[NDArray]]:
+    """Which filters to zero, by name: those that sparsity counts, and as many by four other rules.
+
+    ``received`` is what each layer receives, as of ``super_resolve``. *Silent* are those whose norm times the
+    root mean square of what they receive is smallest.
+    """
+    flagged = [near_zero(layer.rows) for layer in layers]
+    counts = [int(mask.sum()) for mask in flagged]
+    norms = [np.linalg.norm(layer.rows, axis=1) for layer in layers]
+    loud = [x.square().mean((0, 2, 3)).sqrt().numpy() for x in received]
+    outputs = [len(layer.weight) for layer in layers]
+    silence = [norm * np.tile(level, out) for norm, level, out in zip(norms, loud, outputs, strict=True)]
+    return {
+        "counted by sparsity": flagged,
+        "as many smallest": smallest(norms, sum(counts)),
+        "as many smallest, by layer": smallest(norms, counts),
+        "as many at random": smallest([rng.random(len(norm)) for norm in norms], counts),
+        "as many silent": smallest(silence, sum(counts)),
+    }
 
 
 # --- a network to be trained -------------------------------------------------------------------------------
