@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fourfold.data import filters
-from fourfold.data.filters import Layer, extract, from_ncnn, from_onnx, from_torch, pack, small, unpack
+from fourfold.data.filters import Layer, from_ncnn, from_onnx, from_torch, layers_in, pack, small, unpack
 
 from ..draws import normal
 
@@ -173,7 +173,7 @@ def test_a_wheel_gives_the_layers_of_a_file_in_it(folder, biased):
     with zipfile.ZipFile(io.BytesIO(), "w") as wheel:
         wheel.writestr(f"{folder}.bin", content)
         wheel.writestr(f"{folder}.param", PARAM)
-        layers = extract(wheel, f"{folder}.bin")
+        layers = layers_in(wheel, f"{folder}.bin")
     assert [layer.depth for layer in layers] == [0, 0.5]
     assert np.array_equal(layers[0].weight.ravel(), one)
     assert (layers[0].bias is not None) == biased

