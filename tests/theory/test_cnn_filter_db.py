@@ -101,6 +101,14 @@ def test_chance_is_what_samples_of_that_size_differ_by():
     assert excess(pool, moved, 100, pca, rng(1)) == excess(pool, moved, 100, pca, rng(1))
 
 
+def test_relatives_are_drawn_at_places_apart():
+    """A group against itself: apart no filter is met twice, and there is no excess; else copies hide it."""
+    pool = rows(4000)
+    pca = FilterPCA.fit(scale_filters(pool))
+    assert abs(excess(pool, pool, 2000, pca, rng(), 8, apart=True)) < 0.01
+    assert excess(pool, pool, 4000, pca, rng(), 8) < -0.02
+
+
 def test_turned_rows_keep_mean_covariance_and_sizes_and_lose_the_rest():
     found = normal(4000, 9).numpy() @ np.diag(np.linspace(1, 2, 9)) + 0.5
     found[:, 0] = 3 * np.sign(found[:, 0] - 0.5)
@@ -323,6 +331,7 @@ REFUSED = [
     (lambda: compare(rows(3), rows(4), PLAIN, (-9, 9), rng()), "equally many rows, got 3 and 4"),
     (lambda: compare(rows(3), rows(3), PLAIN, (-9, 9), rng(), halvings=0), "halvings must be >= 1, got 0"),
     (lambda: excess(rows(3), rows(3), 2, PLAIN, rng(), 0), "repeats must be >= 1, got 0"),
+    (lambda: excess(rows(3), rows(4), 1, PLAIN, rng(), apart=True), "one size, got 3 and 4 rows"),
     (lambda: sample(rows(3), 4, rng()), r"n must be in 1\.\.3 \(the number of rows\), got 4"),
     (lambda: at_depth([], 0.5, 0.2), r"low and high must be in 0\.\.1, in that order, got 0\.5 and 0\.2"),
     (lambda: at_depth([], 0, 1), "no layer has a depth of 0 to 1"),

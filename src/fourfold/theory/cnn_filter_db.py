@@ -129,14 +129,25 @@ def excess(
     pca: FilterPCA,
     rng: np.random.Generator,
     repeats: int = 1,
+    apart: bool = False,
 ) -> float:
     """Drift of two groups of filters in excess of chance, at n filters drawn from each: a mean of draws.
 
-    Raises ``ValueError`` if a group has fewer.
+    With ``apart`` both come from networks of one architecture, and no place of it is drawn from both: where
+    one network was trained from the other, filters of one place are alike.
+    Raises ``ValueError`` if a group has too few filters, or for groups of unlike sizes that are apart.
     """
     at_least(1, repeats=repeats)
-    drawn = ((sample(one, n, rng), sample(other, n, rng)) for _ in range(repeats))
-    return float(np.mean([compare(*pair, pca, span_of(pca), rng).excess for pair in drawn]))
+
+    def draw() -> tuple[NDArray, NDArray]:
+        if not apart:
+            return sample(one, n, rng), sample(other, n, rng)
+        if len(one) != len(other):
+            raise ValueError(f"apart needs groups of one size, got {len(one)} and {len(other)} rows")
+        places = sample(np.arange(len(one)), 2 * n, rng)
+        return one[places[:n]], other[places[n:]]
+
+    return float(np.mean([compare(*draw(), pca, span_of(pca), rng).excess for _ in range(repeats)]))
 
 
 def span_of(pca: FilterPCA) -> tuple[float, float]:
