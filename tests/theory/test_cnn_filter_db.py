@@ -95,7 +95,7 @@ def test_chance_is_what_samples_of_that_size_differ_by():
     for n in (2000, 8000):
         alike = compare(pool[:n], pool[n : 2 * n], pca, span_of(pca), rng())
         assert alike.chance == pytest.approx(2 * 69 / n, rel=0.35)
-        assert abs(alike.excess) < 0.25 * alike.chance
+        assert abs(alike.drift - alike.chance) < 0.25 * alike.chance
     few, many = (excess(pool, moved, n, pca, rng(), 8) for n in (2000, 16000))
     assert few == pytest.approx(many, rel=0.4)
     assert excess(pool, moved, 100, pca, rng(1)) == excess(pool, moved, 100, pca, rng(1))
