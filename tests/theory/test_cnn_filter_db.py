@@ -274,8 +274,8 @@ def moments_only(a, b, ratios, span, bins=70):
 
 
 def sizes_kept(found):
-    """Filters keep their sizes: they are compared without being divided by their largest entry."""
-    return np.asarray(found, dtype=float)
+    """Filters keep their sizes: all are divided by the largest entry of any of them."""
+    return np.asarray(found, dtype=float) / max(np.abs(found).max(), 1e-300)
 
 
 def depth_forgotten(layers, low, high):
