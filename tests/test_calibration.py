@@ -66,6 +66,18 @@ def test_the_class_wise_error_is_the_mean_over_classes():
     assert class_wise_error(probs, labels) == pytest.approx(np.mean(by_hand))
 
 
+def test_all_errors_at_once():
+    logits, labels = calibrated(100)
+    found = calibration.errors(logits.softmax(1), labels)
+    assert found["class-wise, equal width"] == class_wise_error(logits.softmax(1), labels)
+    assert found["class-wise, equal mass"] == class_wise_error(logits.softmax(1), labels, mass=True)
+    assert found["top label"] == binned_error(*top_label(logits.softmax(1), labels))
+    assert found["negative log likelihood"] == pytest.approx(
+        float(nn.functional.cross_entropy(logits, labels))
+    )
+    assert found["wrong"] == pytest.approx(float((logits.argmax(1) != labels).double().mean()))
+
+
 def test_the_kernel_error_is_its_double_sum_and_zero_on_average_if_calibrated():
     probs, labels = calibrated(12)[0].softmax(1), calibrated(12)[1]
     residual = torch.eye(4)[labels] - probs
@@ -140,6 +152,8 @@ def test_the_temperature_is_scipys():
     probs = found.mapping(logits).exp()
     assert class_wise_error(probs, labels) == pytest.approx(found.error)
     assert found.error <= class_wise_error(logits.softmax(1), labels)
+    last = fit(Temperature(), nll_loss, logits, labels, steps=300, lr=0.02, choose=False)
+    assert float(last.mapping.scale.abs()) == pytest.approx(theirs.x, rel=1e-2)
 
 
 def test_vector_scaling_is_what_it_says():
