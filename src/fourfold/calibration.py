@@ -209,7 +209,7 @@ def fit(
 ) -> Fit:
     """Fit a map by Adam on all rows at once; keep the step with the smallest class-wise error on them.
 
-    Without ``choose`` the last one is kept. ``loss`` takes log-probabilities and labels. The given map changes.
+    Without ``choose`` the last one is kept. ``loss`` takes log-probabilities and labels. The map changes.
     Raises ``ValueError`` for steps < 1 or a rate that is not finite and above 0.
     """
     at_least(1, steps=steps)
