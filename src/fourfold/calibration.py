@@ -207,7 +207,7 @@ def fit(
     lr: float,
     choose: bool = True,
 ) -> Fit:
-    """Fit a map by Adam on all rows at once; keep the step with the smallest class-wise error on them.
+    """Fit a map by Adam on all rows at once; keep the step after which the class-wise error on them is least.
 
     Without ``choose`` the last one is kept. ``loss`` takes log-probabilities and labels. The map changes.
     Raises ``ValueError`` for steps < 1 or a rate that is not finite and above 0.
@@ -217,14 +217,14 @@ def fit(
     optimizer = torch.optim.Adam(mapping.parameters(), lr=lr)
     least, kept, losses = math.inf, mapping.state_dict(), []
     for _ in range(steps):
-        found = mapping(logits)
-        value = loss(found, labels)
-        error = class_wise_error(found.detach().exp(), labels)
-        if error < least or not choose:
-            least, kept = error, copy.deepcopy(mapping.state_dict())
+        value = loss(mapping(logits), labels)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
         losses.append(value.item())
+        with torch.no_grad():
+            error = class_wise_error(mapping(logits).exp(), labels)
+        if error <= least or not choose:
+            least, kept = error, copy.deepcopy(mapping.state_dict())
     mapping.load_state_dict(kept)
     return Fit(mapping.requires_grad_(False), least, losses)

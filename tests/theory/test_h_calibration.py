@@ -5,9 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
+from scipy.optimize import minimize_scalar
 from sklearn.cluster import KMeans
+from torch.nn.functional import nll_loss
 
-from fourfold.calibration import draw_labels, sharpened
+from fourfold.calibration import draw_labels, fit, sharpened
 from fourfold.theory import h_calibration as paper
 from fourfold.theory.h_calibration import (
     Ensemble,
@@ -217,6 +220,22 @@ def test_leaving_out_costs_nothing_where_classes_are_alike():
     assert left_out_bias(q, UNLIKE, 0).abs().max() > 0.05
 
 
+def test_the_closed_form_predicts_the_loss_of_calibrated_predictions_of_unlike_classes():
+    """H2c's factor: a mean absolute normal variable around the bias, over the same clusters and subsets."""
+    probs, labels = calibrated(20_000, UNLIKE)
+    q, _, label = sorted_events(probs, labels)
+    cluster, predicted = kmeans_1d(q, 15), []
+    for c in range(3):
+        kept = label != c
+        bias = moving_average(left_out_bias(q[kept].clamp(1e-9, 1 - 1e-9), UNLIKE, c), 200)
+        noise = (moving_average(q[kept] * (1 - q[kept]), 200) / 201).sqrt()
+        size = stats.foldnorm.mean(bias.abs() / noise, scale=noise)
+        predicted.append(np.mean([size[cluster[kept] == j].mean() for j in range(15)]))
+    ratio = np.mean(predicted) / float(noise_floor(probs, labels))
+    assert ratio == pytest.approx(3.12, abs=0.05)
+    assert over_floor(probs, labels) == pytest.approx(ratio, rel=0.05)
+
+
 def test_a_profile_lies_on_the_closed_form_within_noise():
     grid = np.linspace(0.1, 0.8, 15)
     average, noise = profile(*calibrated(20_000, UNLIKE), 2000, grid)
@@ -283,6 +302,14 @@ def test_maps_start_as_the_identity_and_one_segment_is_temperature_scaling(ancho
     with torch.no_grad():
         one.slopes[1] = -0.4
     torch.testing.assert_close(one(logits).detach(), torch.log_softmax(0.4 * logits, 1))
+
+
+def test_one_segment_fitted_as_on_the_page_is_scipys_temperature():
+    logits = 3 * normal(1000, 10)
+    labels = draw_labels((0.5 * logits).softmax(1), stream(0, "y"))
+    theirs = minimize_scalar(lambda t: float(nll_loss(torch.log_softmax(t * logits, 1), labels)), (0.1, 1))
+    found = fit(PiecewiseLinear(1), nll_loss, logits, labels, steps=100, lr=0.03, choose=False)
+    assert float(found.mapping.slopes[1]) == pytest.approx(theirs.x, rel=1e-2)
 
 
 def test_an_ensemble_is_a_mean_of_softmaxes_and_keeps_the_order():
