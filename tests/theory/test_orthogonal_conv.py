@@ -287,11 +287,21 @@ def test_weights_are_as_many_as_published():
     }
     for name, weights in published.items():
         assert sum(m * c * k**2 for m, c, k, _ in NETWORKS[name]) == weights
-    refused = {
-        name: sum(not orthogonality_case(*shape).exists for shape in shapes)
-        for name, shapes in NETWORKS.items()
+
+
+def test_the_table_of_networks():
+    def counted(name):
+        cases = [(shape, orthogonality_case(*shape)) for shape in NETWORKS[name]]
+        hard = [case.name == "square" and shape.s == 1 < shape.k for shape, case in cases]
+        return len(cases), sum(not case.exists for _, case in cases), sum(hard)
+
+    assert {name: counted(name) for name in NETWORKS} == {
+        "ResNet-18": (20, 3, 13),
+        "ResNet-50": (53, 3, 13),
+        "VGG-16": (13, 0, 9),
+        "MobileNetV2": (52, 0, 13),
+        "DenseNet-121": (120, 0, 0),
     }
-    assert refused == {"ResNet-18": 3, "ResNet-50": 3, "VGG-16": 0, "MobileNetV2": 0, "DenseNet-121": 0}
 
 
 def test_an_orthogonal_network_without_a_head_keeps_lengths():
