@@ -293,28 +293,30 @@ Data = tuple[Tensor, Tensor]
 """Inputs (n, m + 1) and targets (n,), as of `make_triples`."""
 
 
-def score_regression(data: Data, scores: int = 4, places: int = 4) -> Callable[[Tensor], Array]:
+def score_regression(data: Data, sizes: Sequence[int] = (4, 8, 12)) -> Callable[[Tensor], Array]:
     """Bilinear regression: principal components of u times Legendre polynomials of y, with ridge.
 
-    Returns a function of inputs (n, m + 1) -> (n,). ``places`` is the degree in y; the ridge is the best of
-    fifteen by leaving out one training example at a time. Components of no variance are left out, so that u
-    may be known at fewer sensors. Raises ``ValueError`` for sizes below 1 or more components than there are.
+    Returns a function of inputs (n, m + 1) -> (n,). The number of components, which is also the degree in y,
+    is the best of ``sizes``, and the ridge the best of fifteen, by leaving out one training example at a
+    time. Components of no variance are left out, since u may be known at fewer sensors. Raises ``ValueError``
+    for a size below 1 or more components than there are.
     """
     x, s = _numbers(data[0]), _numbers(data[1])
-    most = min(len(x), x.shape[1] - 1)
-    between(1, most, "the least of examples and sensors", scores=scores)
-    at_least(1, places=places)
-    components = PCA(scores).fit(x[:, :-1])
+    for size in sizes:
+        between(1, min(len(x), x.shape[1] - 1), "the least of examples and sensors", sizes=size)
+    components = PCA(max(sizes)).fit(x[:, :-1])
     spread = np.sqrt(components.explained_variance_)
-    used = spread > 1e-4 * spread[0]
+    spread[spread < 1e-4 * spread[0]] = np.inf
 
-    def features(x: Array) -> Array:
-        of_u = np.insert((components.transform(x[:, :-1]) / spread)[:, used], 0, 1, axis=1)
-        of_y = np.polynomial.legendre.legvander(2 * x[:, -1] - 1, places)
+    def features(x: Array, size: int) -> Array:
+        of_u = np.insert((components.transform(x[:, :-1]) / spread)[:, :size], 0, 1, axis=1)
+        of_y = np.polynomial.legendre.legvander(2 * x[:, -1] - 1, size)
         return (of_u[:, :, None] * of_y[:, None]).reshape(len(x), -1)
 
-    fitted = RidgeCV(np.logspace(-4, 3, 15), fit_intercept=False).fit(features(x), s)
-    return lambda inputs: fitted.predict(features(_numbers(inputs)))
+    ridges = np.logspace(-4, 3, 15)
+    fits = {size: RidgeCV(ridges, fit_intercept=False).fit(features(x, size), s) for size in sizes}
+    best = max(fits, key=lambda size: fits[size].best_score_)
+    return lambda inputs: fits[best].predict(features(_numbers(inputs), best))
 
 
 def kernel_regression(
