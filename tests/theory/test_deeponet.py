@@ -193,7 +193,7 @@ def test_the_authors_sizes():
 
 
 def written_out(net, x):
-    """The inner product, layer by layer, without torch.nn."""
+    """Layer by layer in numpy, and torch's bilinear form for the inner product."""
 
     def layers(sequence, h, last):
         linear = [layer for layer in sequence if hasattr(layer, "weight")]
@@ -204,7 +204,9 @@ def written_out(net, x):
 
     branch = layers(net.branch, x[: net.m], False)
     trunk = layers(net.trunk, x[net.m :], True)
-    return sum(b * t for b, t in zip(branch, trunk, strict=True)) + float(net.bias.detach())
+    b, t = torch.tensor(branch), torch.tensor(trunk)
+    identity = torch.eye(len(b), dtype=b.dtype)[None]
+    return float(torch.nn.functional.bilinear(b, t, identity, net.bias.detach()[None]))
 
 
 @pytest.mark.parametrize(("m", "width", "p"), [(100, 40, 40), (7, 5, 3), (1, 1, 1)])
@@ -223,6 +225,13 @@ def test_branch_and_trunk_separate_function_and_place(jolted):
     sums = jolted(SumNet, 6, 4, 3)
     table = torch.stack([sums(torch.cat([u, one.expand(5, 1)], 1)) for one in y], 1)
     assert table.shape == (5, 4)
+
+
+def test_a_prepared_network_sees_some_sensors_and_a_stretched_place(jolted):
+    net = jolted(FNN, 7, 5, 2, every=3, stretch=4.0)
+    x = normal(6, 8)
+    seen = torch.cat([x[:, [0, 3, 6]], 4 * x[:, 7:]], 1)
+    torch.testing.assert_close(net(x), net.layers(seen)[:, 0])
 
 
 @pytest.mark.parametrize("make", [DeepONet, SumNet, FNN])
@@ -293,13 +302,7 @@ def test_kernel_regression_is_a_linear_system():
 
 def errors(make, rate, n=250, seeds=(0, 1)):
     data = [[make_triples(m, stream(i, p)) for p, m in (("a", n), ("b", 1000))] for i in seeds]
-    known = {stream(i, "train").initial_seed(): d for i, (d, _) in zip(seeds, data, strict=True)}
-
-    def draw(generator):
-        x, s = known[generator.initial_seed()]
-        rows = torch.randint(n, (4000,), generator=generator)
-        return x[rows], s[rows]
-
+    draw = training.sampled({i: d for i, (d, _) in zip(seeds, data, strict=True)}, 4000)
     test = tuple(torch.stack(part) for part in zip(*(test for _, test in data), strict=True))
     recipe = training.Recipe(10, 100, rate, weight_decay=0.0)
     score = training.train(
@@ -356,6 +359,8 @@ REFUSED = [
     (lambda: DeepONet(p=0), r"each >= 1, got \[100, 40, 0\]"),
     (lambda: SumNet(m=0), r"each >= 1, got \[0, 40, 40\]"),
     (lambda: FNN(width=0), r"each >= 1, got \[101, 0, 0, 1\]"),
+    (lambda: FNN(every=0), "every must be >= 1, got 0"),
+    (lambda: FNN(stretch=0.0), r"stretch must be finite and > 0, got 0\.0"),
     (lambda: score_regression(DATA, [4, 7]), r"sizes must be in 1\.\.6 \(the least of .*\), got 7"),
     (lambda: score_regression(DATA, [0]), r"sizes must be in 1\.\.6 .* got 0"),
     (lambda: kernel_regression(DATA, ridge=0.0), r"ridge must be finite and > 0, got 0\.0"),

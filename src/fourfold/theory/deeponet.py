@@ -260,16 +260,26 @@ class SumNet(nn.Module):
 
 
 class FNN(nn.Module):
-    """A fully connected network on function and place side by side: (n, m + 1) -> (n,)."""
+    """A fully connected network on function and place side by side: (n, m + 1) -> (n,).
 
-    def __init__(self, m: int = SENSORS, width: int = 100, hidden: int = 2):
+    Every ``every``-th sensor is seen, and the place times ``stretch``: with 1 and 1 the authors' rival, else
+    one whose inputs are prepared, so that a single number is not lost among many that are nearly equal.
+    """
+
+    def __init__(
+        self, m: int = SENSORS, width: int = 100, hidden: int = 2, every: int = 1, stretch: float = 1.0
+    ):
         """``hidden`` layers of ``width`` units; the authors' has two of a hundred."""
         super().__init__()
-        self.layers = mlp([m + 1, *[width] * hidden, 1])
+        at_least(1, every=every)
+        finite(above=True, stretch=stretch)
+        self.m, self.every, self.stretch = m, every, stretch
+        self.layers = mlp([len(range(0, m, every)) + 1, *[width] * hidden, 1])
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, m + 1) -> (n,)."""
-        return self.layers(x)[..., 0]
+        seen = torch.cat([x[..., : self.m : self.every], self.stretch * x[..., self.m :]], -1)
+        return self.layers(seen)[..., 0]
 
 
 def exact_trunk(y: Array, m: int) -> Array:
