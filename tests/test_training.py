@@ -17,6 +17,7 @@ from fourfold.training import (
     accuracy,
     deterministic,
     epochs_to,
+    sampled,
     seeded,
     shuffled,
     stream,
@@ -194,6 +195,18 @@ def test_both_precisions_start_from_the_weights_of_the_seed():
                 )
 
 
+def test_sampled_gives_each_member_rows_of_its_own_set():
+    sets = {seed: (torch.arange(10) + 10 * seed, -torch.arange(10) - 10 * seed) for seed in (3, 4)}
+    draw = sampled(sets, 40)
+    for seed in sets:
+        inputs, targets = draw(stream(seed, "train"))
+        assert torch.equal(targets, -inputs)
+        assert set(inputs.tolist()) <= set(range(10 * seed, 10 * seed + 10))
+        assert len(inputs) == 40 > len(inputs.unique()) > 5
+    with pytest.raises(KeyError):
+        draw(stream(5, "train"))
+
+
 def test_shuffled_visits_every_sample_once_in_a_new_order():
     draw, generator = shuffled(torch.arange(50), torch.arange(50) + 100), torch.Generator().manual_seed(0)
     epochs = [draw(generator) for _ in range(3)]
@@ -317,6 +330,7 @@ REFUSED = [
     (lambda: trained(test=(X[:, :0], Y[:, :0])), r"test .*got \(4, 0, 3, 6\) and \(4, 0\)"),
     (lambda: trained(draw=shuffled(X[0, :0], Y[0, :0])), r"draw .*got .*0"),
     (lambda: trained(make=lambda: torch.nn.Sequential(make(), torch.nn.BatchNorm1d(3))), "running_mean"),
+    (lambda: sampled({}, 0), "rows must be >= 1, got 0"),
     (lambda: shuffled(X[0], Y[0, :29]), r"\(30, 3, 6\).*\(29,\)"),
     (lambda: stream(-1, "train"), "seed must be >= 0, got -1"),
     (lambda: trained((0, 1, 2, -1)), "seed must be >= 0, got -1"),

@@ -84,6 +84,24 @@ def shuffled(inputs: Tensor, targets: Tensor) -> Draw:
     return draw
 
 
+def sampled(sets: Mapping[int, tuple[Tensor, Tensor]], rows: int) -> Draw:
+    """A data set for each member, by its seed, as ``train`` draws it: rows of its own, with replacement.
+
+    Raises ``ValueError`` for rows < 1. A member without a set raises ``KeyError``.
+    """
+    if rows < 1:
+        raise ValueError(f"rows must be >= 1, got {rows}")
+    # A draw knows its member by the generator alone.
+    known = {stream(seed, "train").initial_seed(): data for seed, data in sets.items()}
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        inputs, targets = known[generator.initial_seed()]
+        chosen = torch.randint(len(targets), (rows,), generator=generator)
+        return inputs[chosen], targets[chosen]
+
+    return draw
+
+
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Share of correct classes: logits (..., n, classes), labels (..., n) -> (...), in float64.
 
