@@ -45,8 +45,13 @@ def hermite(z: Tensor, degree: int) -> Tensor:
 
 
 def link(z: Tensor, coefficients: Sequence[float]) -> Tensor:
-    """g(z) = a_1 he_1(z) + a_2 he_2(z) + ..., elementwise; the mean of g' over Gaussian z is a_1."""
+    """g(z) = a_1 he_1(z) + a_2 he_2(z) + ..., elementwise."""
     return sum((a * hermite(z, n) for n, a in enumerate(coefficients, 1)), torch.zeros_like(z))
+
+
+def mean_slope(coefficients: Sequence[float]) -> float:
+    """The mean of a link's slope over Gaussian z: a_1, since every other he_n' has mean 0."""
+    return coefficients[0]
 
 
 @dataclass(frozen=True)
@@ -313,7 +318,8 @@ def stein_gap(weights: Mapping[int, int], coefficients: Sequence[float]) -> Gap:
     unit = math.sqrt(moments[2])  # the standard deviation of the sum S
     scaled = [a / math.sqrt(math.factorial(n)) for n, a in enumerate([0.0, *coefficients])]
     g = hermite_e.herme2poly(scaled)
-    rest = hermite_e.herme2poly([*scaled[:1], 0.0, *scaled[2:]])
+    slope = mean_slope(coefficients)
+    rest = g - np.eye(1, len(g), 1)[0] * slope
 
     def mean(powers: Iterable[float]) -> float:
         return sum(b * moments[n] / unit**n for n, b in enumerate(powers))
@@ -325,5 +331,5 @@ def stein_gap(weights: Mapping[int, int], coefficients: Sequence[float]) -> Gap:
             for j in range(degree + 1)
         ]
         seen = sum(b * with_term[n] / unit**n for n, b in enumerate(g)) / math.sqrt(2)
-        quadratic += count * (seen - coefficients[0] * w * math.sqrt(2) / unit) ** 2
+        quadratic += count * (seen - slope * w * math.sqrt(2) / unit) ** 2
     return Gap(quadratic, mean(g) ** 2, mean(np.convolve(rest, rest)))
