@@ -14,9 +14,8 @@ from sklearn.preprocessing import PolynomialFeatures
 from fourfold.theory.hierarchical_polynomials import (
     ThreeLayerNet,
     arccos_kernel,
-    chosen,
     clipped,
-    fit_stage1,
+    first_stage,
     fit_stage2,
     hermite,
     inner,
@@ -24,10 +23,11 @@ from fourfold.theory.hierarchical_polynomials import (
     link,
     mean_slope,
     moment_matrix,
-    one_step,
     polynomial_kernel,
     quadratic_features,
+    relative_error,
     ridge,
+    squared_correlation,
     stein_gap,
 )
 from fourfold.training import stream
@@ -35,10 +35,6 @@ from fourfold.training import stream
 from ..draws import normal
 
 COEFFICIENTS = (1.0, 0.6, 0.6)
-
-
-def squared_correlation(a, b):
-    return float(torch.corrcoef(torch.stack([a, b]))[0, 1] ** 2)
 
 
 # --- targets ----------------------------------------------------------------------------------------------
@@ -141,9 +137,9 @@ def test_quadratic_features_are_orthonormal_and_span_what_scikit_learns_do():
 
 @pytest.mark.parametrize(("n", "m"), [(50, 7), (7, 50), (20, 20)])
 def test_ridge_is_scikit_learns_and_where_descent_ends(n, m):
-    features, y = normal(n, m), normal(n, seed=1)
-    decays = [0.3, 2.0]
-    for weights, decay in zip(ridge(features, y, decays), decays, strict=True):
+    features, both = normal(n, m), normal(n, 2, seed=1)
+    decays, y = [0.3, 2.0], both[:, 1]
+    for weights, decay in zip(ridge(features, both, decays)[..., 1], decays, strict=True):
         theirs = Ridge(alpha=decay * n, fit_intercept=False).fit(features.numpy(), y.numpy())
         np.testing.assert_allclose(weights.numpy(), theirs.coef_, atol=1e-10)
         found = torch.zeros(m, dtype=torch.float64)
@@ -152,11 +148,11 @@ def test_ridge_is_scikit_learns_and_where_descent_ends(n, m):
         torch.testing.assert_close(found, weights, rtol=0, atol=1e-8)
 
 
-def test_the_decay_is_the_one_that_is_best_on_what_is_held_out():
-    features, y, held = normal(30, 20), normal(30, seed=1), normal(40, 20, seed=2)
+def test_the_decay_is_the_one_that_is_best_on_what_is_held_out_for_each_labelling():
+    features, y, held = normal(30, 20), normal(30, 3, seed=1), normal(40, 20, seed=2)
     weights = ridge(features, y, [1e-3, 0.1, 10.0])
-    for row in weights:
-        assert torch.equal(chosen(features, y, held, held @ row, [1e-3, 0.1, 10.0]), row)
+    wanted = torch.stack([weights[(1, 0, 2)[i], :, i] for i in range(3)], 1)
+    torch.testing.assert_close(first_stage(features, y, held, held @ wanted, [1e-3, 0.1, 10.0]), wanted)
 
 
 @pytest.mark.parametrize(("d", "k", "m1", "m2"), [(3, 1, 5, 4), (5, 2, 7, 3), (4, 3, 1, 1)])
@@ -191,10 +187,10 @@ def task(d=8, n=600, coefficients=COEFFICIENTS):
 
 def test_a_wide_first_stage_is_ridge_regression_on_monomials():
     """Without noise both find h itself, if it has degree two: the same function in other features."""
-    net, first, second, test = task(coefficients=(1.0,))
-    fit_stage1(net, first[1], first[3], second[1], second[3], [1e-9])
-    weights = ridge(quadratic_features(first[0]), first[3], [1e-9])[0]
-    torch.testing.assert_close(test[1] @ net.u, test[2], rtol=0, atol=1e-3)
+    _, first, second, test = task(coefficients=(1.0,))
+    u = first_stage(first[1], first[3][:, None], second[1], second[3][:, None], [1e-9])[:, 0]
+    weights = ridge(quadratic_features(first[0]), first[3][:, None], [1e-9])[0, :, 0]
+    torch.testing.assert_close(test[1] @ u, test[2], rtol=0, atol=1e-3)
     torch.testing.assert_close(quadratic_features(test[0]) @ weights, test[2], rtol=0, atol=1e-3)
 
 
@@ -203,36 +199,32 @@ def test_for_a_linear_p_the_first_stage_is_least_squares():
     y = link(inner("tensors", 6, 1, stream(0, "p"))(x), COEFFICIENTS)
     net = ThreeLayerNet(6, 1, 20, 5, stream(0, "net"))
     features = net.first_layer(x)
-    fit_stage1(net, features, y, features, y, [1e-10])
+    u = first_stage(features, y[:, None], features, y[:, None], [1e-10])[:, 0]
     lines = np.concatenate([np.ones((80, 1)), x.numpy()], 1)
     theirs = lines @ np.linalg.lstsq(lines, y.numpy(), rcond=None)[0]
-    np.testing.assert_allclose((features @ net.u).detach().numpy(), theirs, atol=1e-5)
+    np.testing.assert_allclose((features @ u).numpy(), theirs, atol=1e-5)
 
 
 @torch.no_grad()
 def test_the_second_stage_fits_the_link_and_leaves_the_first_alone():
-    net, first, second, test = task()
-    fit_stage1(net, first[1], first[3], second[1], second[3], [1e-5])
-    before = net.u.clone()
+    net, first, _, test = task()
     fit_stage2(net, first[2], first[3], 1e-7)  # p itself in the bottleneck's place
-    assert torch.equal(net.u, before)
+    assert not net.u.any()
     inside = test[2].abs() < 2
     error = (net.outer(test[2]) - test[3])[inside].square().mean() / test[3].var()
     assert float(error) < 0.01
 
 
-def test_one_step_is_a_gradient():
-    features, y = normal(30, 7), normal(30, seed=1)
-    weights = torch.zeros(7, dtype=torch.float64, requires_grad=True)
-    centred = features - features.mean(0)
-    loss = (centred @ weights - (y - y.mean())).square().mean() / 2
-    torch.testing.assert_close(one_step(features, y), -torch.autograd.grad(loss, weights)[0])
-
-
-def test_the_moment_matrix_is_one_step_on_products():
+def test_the_moment_matrix_is_a_gradient_and_so_is_one_step():
     x, y = normal(40, 5), normal(40, seed=1)
+    weights = torch.zeros(5, 5, dtype=torch.float64, requires_grad=True)
+    answer = torch.einsum("ni,ij,nj->n", x, weights, x)
+    loss = (answer - (y - y.mean())).square().mean() / 2
+    torch.testing.assert_close(moment_matrix(x, y), -torch.autograd.grad(loss, weights)[0])
     products = (x[:, :, None] * x[:, None]).flatten(1)
-    torch.testing.assert_close(moment_matrix(x, y).flatten(), one_step(products, y))
+    torch.testing.assert_close(
+        one_step_only(products, y[:, None], None, None, [])[:, 0], moment_matrix(x, y).flatten()
+    )
 
 
 def test_clipping_keeps_what_is_near():
@@ -279,6 +271,13 @@ def test_kernel_ridge_is_scikit_learns_with_the_better_decay():
     np.testing.assert_allclose(ours.numpy(), answers[int(np.argmin(errors))], atol=1e-8)
 
 
+def test_measures_are_numpys():
+    a, b = normal(50), normal(50, seed=1)
+    assert squared_correlation(a, b) == pytest.approx(np.corrcoef(a.numpy(), b.numpy())[0, 1] ** 2)
+    assert relative_error(a, b) == pytest.approx(((a - b).numpy() ** 2).mean() / b.numpy().var(ddof=1))
+    assert squared_correlation(a, 3 - 2 * a) == pytest.approx(1)
+
+
 # --- the claims, smaller ----------------------------------------------------------------------------------
 
 
@@ -288,21 +287,22 @@ def test_the_first_stage_finds_p_and_its_controls_do_not():
     for seed in range(4):
         p = inner("tensors", 16, 2, stream(seed, "p"))
         x, held, fresh = (normal(n, 16, seed=10 * seed + i) for i, n in enumerate((3000, 1000, 2000)))
-        h, h_held, truth = link(p(x), COEFFICIENTS), link(p(held), COEFFICIENTS), p(fresh)
-        for name, degree, y, y_held in (
-            ("end", 2, h, h_held),
-            ("line", 1, h, h_held),
-            ("no slope", 2, h - p(x), h_held - p(held)),
-        ):
+        labels, kept = (
+            torch.stack([link(p(z), COEFFICIENTS), link(p(z), (0, 0.6, 0.6))], 1) for z in (x, held)
+        )
+        for degree in (1, 2):
             net = ThreeLayerNet(16, degree, 230, 5, stream(seed, "net"))
-            fit_stage1(net, net.first_layer(x), y, net.first_layer(held), y_held, [1e-5, 1e-3, 1e-1])
-            found[name].append(squared_correlation(net.first_layer(fresh) @ net.u.detach(), truth))
-            if name == "end":
-                step = net.first_layer(fresh) @ one_step(net.first_layer(x), h)
-                found["one step"].append(squared_correlation(step, truth))
-        for name, y in (("moments", h), ("clipped moments", clipped(h, 1.0))):
+            layer = net.first_layer(fresh)
+            u = first_stage(net.first_layer(x), labels, net.first_layer(held), kept, [1e-5, 1e-3, 1e-1])
+            for name, weights in {1: {"line": u[:, 0]}, 2: {"end": u[:, 0], "no slope": u[:, 1]}}[
+                degree
+            ].items():
+                found[name].append(squared_correlation(layer @ weights, p(fresh)))
+        step = layer @ one_step_only(net.first_layer(x), labels, None, None, [])[:, 0]
+        found["one step"].append(squared_correlation(step, p(fresh)))
+        for name, y in (("moments", labels[:, 0]), ("clipped moments", clipped(labels[:, 0], 1.0))):
             quadratic = ((fresh @ moment_matrix(x, y)) * fresh).sum(1)
-            found[name].append(squared_correlation(quadratic, truth))
+            found[name].append(squared_correlation(quadratic, p(fresh)))
     mean = {name: np.mean(values) for name, values in found.items()}
     assert mean["end"] > mean["moments"] + 0.05
     assert mean["clipped moments"] > mean["moments"] + 0.05
@@ -315,10 +315,12 @@ def test_two_stages_are_the_same_twice_and_the_second_one_pays():
     @torch.no_grad()
     def errors():
         net, first, second, test = task(n=3000)
-        fit_stage1(net, first[1], first[3], second[1], second[3], [1e-5, 1e-3])
+        net.u.copy_(
+            first_stage(first[1], first[3][:, None], second[1], second[3][:, None], [1e-5, 1e-3])[:, 0]
+        )
         fit_stage2(net, second[1] @ net.u, second[3], 1e-3)
         answers = net(test[0]), test[1] @ net.u
-        return [float((answer - test[3]).square().mean() / test[3].var()) for answer in answers]
+        return [relative_error(answer, test[3]) for answer in answers]
 
     both, alone = errors()
     assert [both, alone] == errors()
@@ -333,21 +335,20 @@ def slope_forgotten(coefficients):
     return 1.0
 
 
-@torch.no_grad()
-def one_step_only(net, features, y, held, y_held, decays):
+def one_step_only(features, y, held, y_held, decays):
     """The first stage stops after one gradient step, centred as well as can be."""
-    net.u.copy_(one_step(features, y))
+    return (features - features.mean(0)).T @ (y - y.mean(0)) / len(y)
 
 
 @torch.no_grad()
 def line_only(net, q, y, decay):
     """The second stage is a line in what the first stage returns."""
     net.scale.copy_(q.std())
-    weights = ridge(torch.stack([torch.ones_like(q), q / net.scale], 1), y, [decay])[0]
-    net.skip.copy_(weights)
+    line = torch.stack([torch.ones_like(q), q / net.scale], 1)
+    net.skip.copy_(ridge(line, y[:, None], [decay])[0, :, 0])
 
 
-MUTATIONS = [("mean_slope", slope_forgotten), ("fit_stage1", one_step_only), ("fit_stage2", line_only)]
+MUTATIONS = [("mean_slope", slope_forgotten), ("first_stage", one_step_only), ("fit_stage2", line_only)]
 
 
 # --- bad input --------------------------------------------------------------------------------------------
@@ -362,8 +363,8 @@ REFUSED = [
     (lambda: inner("dense", 4, 3, G), "k must be 2 for a dense matrix, got 3"),
     (lambda: ThreeLayerNet(4, 0, 3, 3, G), r"k must be in 1\.\.3, got 0"),
     (lambda: ThreeLayerNet(4, 2, 0, 3, G), "m1 must be >= 1, got 0"),
-    (lambda: ridge(X, Y, [0.0]), r"decay must be finite and > 0, got 0\.0"),
-    (lambda: ridge(X, Y, [math.nan]), "decay must be finite and > 0, got nan"),
+    (lambda: ridge(X, X, [0.0]), r"decay must be finite and > 0, got 0\.0"),
+    (lambda: ridge(X, X, [math.nan]), "decay must be finite and > 0, got nan"),
     (lambda: clipped(Y, 0.0), r"level must be > 0, got 0\.0"),
     (lambda: clipped(Y, math.nan), "level must be > 0, got nan"),
     (lambda: polynomial_kernel(X, X, 0), "degree must be >= 1, got 0"),

@@ -5,9 +5,9 @@ target is ``h = g(p(x))``: p a polynomial of degree k made of many small indepen
 one number. Stage 1 fits the second layer, ridge regression on ``(V x + s)^k``: it sees of h only what has
 degree k or less, and that is nearly a multiple of p. Stage 2 fits g on the one number that stage 1 returns.
 
-Implemented: inner polynomials and links; the network and its two stages; the first stage stopped after one
-gradient step, and the matrix of second moments, which is that step without a network; kernels that do not
-find p; and the projections of h for quadratic p, exactly.
+Implemented: inner polynomials and links; the network and its two stages; the matrix of second moments, which
+is one gradient step without a network; kernels that do not find p; and the projections of h for quadratic p,
+exactly.
 
 Departures: no code of the authors was found, and of the paper only the abstract and reports on it could be
 read; the network's formula is from memory. Gradient descent with weight decay on one layer is convex, so its
@@ -102,11 +102,30 @@ def inner(kind: str, d: int, k: int, generator: torch.Generator) -> Inner:
     return Inner(kind, k, torch.linalg.qr(square).Q, weights / weights.norm())
 
 
+class Part(NamedTuple):
+    """Samples: inputs (n, d), what a first layer makes of them (n, m1), p (n,) and labels h (n,)."""
+
+    x: Tensor
+    layer: Tensor
+    p: Tensor
+    h: Tensor
+
+
+def squared_correlation(a: Tensor, b: Tensor) -> float:
+    """Of (n,) with (n,): 1 where one is a line of the other."""
+    return float(torch.corrcoef(torch.stack([a, b]))[0, 1] ** 2)
+
+
+def relative_error(answer: Tensor, h: Tensor) -> float:
+    """Mean squared error over the variance of the labels, (n,) and (n,): 1 for their mean."""
+    return float((answer - h).square().mean() / h.var())
+
+
 # --- the network and its two stages -----------------------------------------------------------------------
 
 
 def ridge(features: Tensor, y: Tensor, decays: Sequence[float]) -> Tensor:
-    """Where gradient descent with weight decay ends: features (n, m), targets (n,) -> (decays, m).
+    """Where gradient descent with weight decay ends: features (n, m), targets (n, t) -> (decays, m, t).
 
     Weights w of least mean squared error plus decay |w|^2, for each decay. The smaller system is solved.
     Raises ``ValueError`` for a decay that is not > 0.
@@ -118,13 +137,17 @@ def ridge(features: Tensor, y: Tensor, decays: Sequence[float]) -> Tensor:
         gram, target = features.T @ features / n, features.T @ y / n
         return torch.stack([_solve(gram, target, decay) for decay in decays])
     gram = features @ features.T / n
-    return torch.stack([_solve(gram, y / n, decay) for decay in decays]) @ features
+    return torch.stack([features.T @ _solve(gram, y / n, decay) for decay in decays])
 
 
-def chosen(features: Tensor, y: Tensor, held: Tensor, y_held: Tensor, decays: Sequence[float]) -> Tensor:
-    """The weights of `ridge` with the least squared error on what is held out, (h, m) and (h,): (m,)."""
+def first_stage(features: Tensor, y: Tensor, held: Tensor, y_held: Tensor, decays: Sequence[float]) -> Tensor:
+    """The weights u of stage 1 for each of several labellings of the same inputs: (n, m), (n, t) -> (m, t).
+
+    Ridge regression, of all decays with the one of least squared error on what is held out, (h, m), (h, t).
+    """
     weights = ridge(features, y, decays)
-    return weights[_best(weights @ held.T, y_held)]
+    errors = torch.stack([(held @ each - y_held).square().mean(0) for each in weights])
+    return torch.stack([weights[best, :, i] for i, best in enumerate(errors.argmin(0))], 1)
 
 
 def clipped(y: Tensor, level: float) -> Tensor:
@@ -138,16 +161,11 @@ def clipped(y: Tensor, level: float) -> Tensor:
     return y.clamp(mean - reach, mean + reach)
 
 
-def one_step(features: Tensor, y: Tensor) -> Tensor:
-    """Minus the first gradient from zero, features and targets centred: (n, m), (n,) -> (m,).
-
-    The size of the step does not matter, since the feature is scaled afterwards.
-    """
-    return (features - features.mean(0)).T @ (y - y.mean()) / len(y)
-
-
 def moment_matrix(x: Tensor, y: Tensor) -> Tensor:
-    """The mean of (y - mean of y) x x^T: (n, d), (n,) -> (d, d); x^T M x is then a guess of p, for k = 2."""
+    """One step of descent on all products x_i x_j, (n, d), (n,) -> (d, d): the mean of (y - mean of y) x x^T.
+
+    x^T M x is then a guess of p, for k = 2; the size of the step does not matter.
+    """
     return (x.T * (y - y.mean())) @ x / len(y)
 
 
@@ -155,7 +173,7 @@ class ThreeLayerNet(nn.Module):
     """A bottleneck of one number, q = u . (V x + s)^k, and one more hidden layer behind it: (n, d) -> (n,).
 
     With q scaled to variance 1 the output is c . relu(a q + b) + skip . (1, q). V, s, a and b stay as drawn
-    and are buffers; u is fitted by `fit_stage1`, then c and skip by `fit_stage2`.
+    and are buffers; u comes from `first_stage`, then c and skip from `fit_stage2`.
     """
 
     v: Tensor
@@ -208,21 +226,10 @@ class ThreeLayerNet(nn.Module):
 
 
 @torch.no_grad()
-def fit_stage1(
-    net: ThreeLayerNet, features: Tensor, y: Tensor, held: Tensor, y_held: Tensor, decays: Sequence[float]
-) -> None:
-    """Fit u to outputs of the first layer (n, m1) and targets (n,); c is still zero.
-
-    Of the decays it takes the one with the least error on what is held out, (h, m1) and (h,).
-    """
-    net.u.copy_(chosen(features, y, held, y_held, decays))
-
-
-@torch.no_grad()
 def fit_stage2(net: ThreeLayerNet, q: Tensor, y: Tensor, decay: float) -> None:
     """Fit c and skip to the bottleneck's numbers (n,) and targets (n,), all before them frozen."""
     net.scale.copy_(q.std())
-    weights = ridge(net.last_layer(q), y, [decay])[0]
+    weights = ridge(net.last_layer(q), y[:, None], [decay])[0, :, 0]
     net.c.copy_(weights[:-2])
     net.skip.copy_(weights[-2:])
 
@@ -264,19 +271,16 @@ def kernel_ridge(gram: Tensor, y: Tensor, early: int, decays: Sequence[float]) -
     between(1, len(y) - 1, early=early)
     for decay in decays:
         finite(above=True, decay=decay)
-    unit = float(gram.diagonal().mean())
-    tried = torch.stack([_solve(gram[:early, :early], y[:early], decay * unit) for decay in decays])
-    return _solve(gram, y, unit * decays[_best(tried @ gram[:early, early:], y[early:])])
-
-
-def _best(answers: Tensor, y: Tensor) -> int:
-    return int((answers - y).square().mean(1).argmin())
+    unit, y = float(gram.diagonal().mean()), y[:, None]
+    tried = [_solve(gram[:early, :early], y[:early], decay * unit) for decay in decays]
+    errors = [float((gram[early:, :early] @ each - y[early:]).square().mean()) for each in tried]
+    return _solve(gram, y, unit * decays[errors.index(min(errors))])[:, 0]
 
 
 def _solve(matrix: Tensor, target: Tensor, decay: float) -> Tensor:
     shifted = matrix.clone()
     shifted.diagonal().add_(decay)
-    return torch.cholesky_solve(target[:, None], torch.linalg.cholesky(shifted))[:, 0]
+    return torch.cholesky_solve(target, torch.linalg.cholesky(shifted))
 
 
 # --- the lemma, exactly -----------------------------------------------------------------------------------
