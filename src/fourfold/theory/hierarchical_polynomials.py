@@ -140,16 +140,6 @@ def ridge(features: Tensor, y: Tensor, decays: Sequence[float]) -> Tensor:
     return torch.stack([features.T @ _solve(gram, y / n, decay) for decay in decays])
 
 
-def first_stage(features: Tensor, y: Tensor, held: Tensor, y_held: Tensor, decays: Sequence[float]) -> Tensor:
-    """The weights u of stage 1 for each of several labellings of the same inputs: (n, m), (n, t) -> (m, t).
-
-    Ridge regression, of all decays with the one of least squared error on what is held out, (h, m), (h, t).
-    """
-    weights = ridge(features, y, decays)
-    errors = torch.stack([(held @ each - y_held).square().mean(0) for each in weights])
-    return torch.stack([weights[best, :, i] for i, best in enumerate(errors.argmin(0))], 1)
-
-
 def clipped(y: Tensor, level: float) -> Tensor:
     """Targets (n,), cut off at this many standard deviations from their mean.
 
@@ -223,6 +213,16 @@ class ThreeLayerNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, d) -> (n,)."""
         return self.outer(self.first_layer(x) @ self.u)
+
+
+def first_stage(features: Tensor, y: Tensor, held: Tensor, y_held: Tensor, decays: Sequence[float]) -> Tensor:
+    """The weights u of stage 1 for each of several labellings of the same inputs: (n, m), (n, t) -> (m, t).
+
+    Ridge regression, of all decays with the one of least squared error on what is held out, (h, m), (h, t).
+    """
+    weights = ridge(features, y, decays)
+    errors = torch.stack([(held @ each - y_held).square().mean(0) for each in weights])
+    return torch.stack([weights[best, :, i] for i, best in enumerate(errors.argmin(0))], 1)
 
 
 @torch.no_grad()
