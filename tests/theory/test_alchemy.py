@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fourfold.metamath import boolean, equations, instances, kernel, terms
+from fourfold.metamath import boolean, controls, equations, instances, kernel, terms
 from fourfold.theory import alchemy as paper
 from fourfold.theory.alchemy import Mutant, Policy, grams, mutate, prove, renamed, training_pairs
 from fourfold.training import stream
@@ -68,24 +68,35 @@ def test_a_wrong_lemma_makes_no_proof():
     assert not accepted(one, ["ancom" if label == "ax-a2" else label for label in proof])
 
 
+def test_a_whole_side_or_a_part_of_one():
+    by = {one.lemma: one.inside for one in mutate(LIBRARY, "oml2", "rw")}
+    assert by["ax-a2"] is False
+    assert by["df-a"] is True
+    assert not any(one.inside for one in mutate(LIBRARY, "oml2", "apply"))
+
+
 def test_spoilt_proofs_are_of_four_kinds_and_none_is_accepted():
     made = [one for target in TARGETS for one in mutate(LIBRARY, target)[:4]]
-    spoilt = paper.spoilt(LIBRARY, made, stream(0, "spoilt"))
+    proofs = [(one.theorem, one.names, one.proof) for one in made]
+    spoilt = controls.spoilt(LIBRARY, proofs, stream(0, "spoilt"))
     assert len(spoilt) > 3 * len(made)
-    for names, claim, proof in spoilt:
-        given = {name: terms.unparse(LIBRARY, hypothesis) for hypothesis, name in names.items()}
-        assert not kernel.verify(LIBRARY, given, terms.unparse(LIBRARY, claim), proof)
+    assert not any(terms.accepts(LIBRARY, *one) for one in spoilt)
 
 
-def test_instances_are_true_and_never_new():
+def test_instances_and_gluings_are_true_and_never_new():
     known = instances.Known(LIBRARY, [terms.statement(LIBRARY, target) for target in TARGETS])
     chance = stream(0, "instances")
     for target in TARGETS * 3:
-        one = paper.instance(LIBRARY, target, chance)
+        one = controls.instance(LIBRARY, target, chance)
         assert not boolean.violated(LIBRARY, one)
         assert known.covers(one)
-    again = paper.instance(LIBRARY, "oml2", stream(0, "x"))
-    assert again == paper.instance(LIBRARY, "oml2", stream(0, "x"))
+    glued = controls.glued(LIBRARY, "r3b", "u3lem13b")
+    assert glued[1][0] == "wb"
+    assert not boolean.violated(LIBRARY, glued)
+    assert known.covers(glued)
+    assert controls.instance(LIBRARY, "oml2", stream(0, "x")) == controls.instance(
+        LIBRARY, "oml2", stream(0, "x")
+    )
 
 
 # --- pairs and policy -------------------------------------------------------------------------------------
@@ -131,6 +142,32 @@ def test_a_policy_is_torchs_bag_of_embeddings(jolted):
     assert torch.autograd.gradcheck(mixed, torch.ones(1, dtype=torch.float64, requires_grad=True))
 
 
+def test_a_split_knows_nothing_of_its_goals():
+    goals = ["oran", "orcom", "anor3", "oml2"]
+    goals = [label for label in goals if equations.equations(LIBRARY).get(label) == label]
+    made = []
+
+    def sampled(mutants):
+        made.extend(mutants[:300])
+        return made
+
+    held = ["lelor", "df2i3"]
+    found = paper.split(
+        LIBRARY, goals, held, lambda free: [one for one in free[:40] if one not in goals], sampled
+    )
+    assert not {one.target for one in made} & {*goals, *held}
+    assert not {equations.equations(LIBRARY).get(one.lemma) for one in made} & set(goals)
+    known = instances.Known(LIBRARY, [terms.statement(LIBRARY, goal) for goal in goals])
+    for pairs in found.pairs.values():
+        assert pairs
+        assert not {lemma for _, lemma in pairs} & set(goals)
+        for state, _ in pairs[::50]:
+            assert not known.covers(((), state))
+            assert not known.covered(state)
+    assert not set(found.pairs["library"]) & {*found.pairs["mutants"], *found.pairs["statements"]}
+    assert set(found.tested) >= paper.own_pairs(LIBRARY, "lelor")
+
+
 # --- search -----------------------------------------------------------------------------------------------
 
 
@@ -164,8 +201,8 @@ def test_search_ends_without_a_proof_of_what_is_false_or_out_of_reach():
 def instances_only(library, label, *how):
     """Mutants are random instances of the theorem, as many, in place of rewritten and back-chained ones."""
     chance = stream(0, label)
-    copies = [paper.instance(library, label, chance) for _ in mutate(library, label, *how)]
-    return [Mutant(*one, "rw", label, label, lambda: terms.tree(library, label)) for one in copies]
+    copies = [controls.instance(library, label, chance) for _ in mutate(library, label, *how)]
+    return [Mutant(*one, "rw", label, label, False, lambda: terms.tree(library, label)) for one in copies]
 
 
 MUTATIONS = [("mutate", instances_only)]

@@ -62,20 +62,12 @@ def is_instance(pattern: Theorem, theorem: Theorem, swap: Collection[str] = ()) 
     return any(found(pattern[0], given) for given in matches(pattern[1], theorem[1], {}, swap))
 
 
-def faces(claim: Term) -> Iterator[Term]:
-    """A formula, an equation also turned round, and what is left without a context that both sides share."""
-    yield claim
-    relation, left, right = claim
-    if relation == EQUAL:
-        yield (relation, right, left)
-        if not isinstance(left, str) and not isinstance(right, str) and left[0] == right[0]:
-            apart = [(a, b) for a, b in zip(left[1:], right[1:], strict=True) if a != b]
-            if len(apart) == 1:
-                yield from faces((EQUAL, *apart[0]))
+MONOTONE = {"wle": ("wo", "wa")}
+"""Constructors of which ``a =< b`` in their places makes ``=<`` of the whole; for ``=`` it is all of them."""
 
 
 class Known:
-    """Theorems, among which to look for one that says more than another does.
+    """Theorems, among which to look for what a theorem follows from at once.
 
     ``library``: whose constructors commute.
     """
@@ -83,46 +75,74 @@ class Known:
     def __init__(self, library: Library, theorems: Collection[Theorem] = ()) -> None:
         self.swap = commuting(library)
         self.by_heads: dict[tuple, list[tuple[int, frozenset, Theorem]]] = defaultdict(list)
-        self.by_faces: dict[tuple, list[tuple[int, frozenset, Term]]] = defaultdict(list)
         for theorem in theorems:
-            self.add(theorem)
-
-    @staticmethod
-    def _heads(claim: Term) -> tuple:
-        return (claim[0], *["" if isinstance(side, str) else side[0] for side in claim[1:]])
-
-    def add(self, theorem: Theorem) -> None:
-        """One more."""
-        claim = theorem[1]
-        self.by_heads[self._heads(claim)].append((size(claim), _constructors(claim), theorem))
-        for face in faces(claim):
-            self.by_faces[self._heads(face)].append((size(face), _constructors(face), face))
+            claim = theorem[1]
+            self.by_heads[_heads(claim)].append((size(claim), _constructors(claim), theorem))
 
     def covers(self, theorem: Theorem) -> bool:
-        """Whether a theorem, in one of the ``faces`` of its conclusion, is an instance of a known one.
+        """Whether a theorem needs no more than known ones put side by side.
 
-        Swapped operands count as the same.
+        It is an instance of one, turned or with swapped operands too; or one of its own hypotheses; or both
+        its sides have one constructor, and what stands in each of its places is equal, or is covered: so what
+        is glued from several theorems under one context, or ``a =< b`` from ``a = b``, is covered.
         """
-        for face in faces(theorem[1]):
-            (relation, left, right), large, has = self._heads(face), size(face), _constructors(face)
-            for heads in {(relation, a, b) for a in (left, "") for b in (right, "")}:
-                for small, needs, known in self.by_heads.get(heads, ()):
-                    bare = known[0] and not theorem[0]
-                    possible = small <= large and needs <= has and not bare
-                    if possible and is_instance(known, (theorem[0], face), self.swap):
-                        return True
-        return False
+        hypotheses, claim = theorem
+        relation, left, right = claim
+        if claim in hypotheses or (left == right and relation in (EQUAL, "wle")):
+            return True
+        if relation == EQUAL and self._has((hypotheses, (EQUAL, right, left))):
+            return True
+        if self._has(theorem) or (relation == "wle" and self.covers((hypotheses, (EQUAL, left, right)))):
+            return True
+        return any(
+            all(self.covers((hypotheses, (relation, *pair))) for pair in pairs)
+            for pairs in self._places(claim)
+        )
 
     def covered(self, claim: Term) -> bool:
-        """Whether a conclusion without hypotheses has a face of a known one among its instances."""
-        heads, small, needs = self._heads(claim), size(claim), _constructors(claim)
-        for has, those in self.by_faces.items():
-            if all(mine in ("", its) for mine, its in zip(heads, has, strict=True)):
-                for large, found, face in those:
-                    possible = small <= large and needs <= found
-                    if possible and is_instance(((), claim), ((), face), self.swap):
-                        return True
-        return False
+        """Whether an equation has a known conclusion, or what stands in its places, among its instances."""
+        small, needs = size(claim), _constructors(claim)
+        either = ((), claim), ((), (EQUAL, claim[2], claim[1]))
+        return any(
+            is_instance(pattern, ((), face), self.swap)
+            for those in self.by_heads.values()
+            for large, found, (_, known) in those
+            if small <= large and needs <= found
+            for face in self._faces(known)
+            for pattern in either
+        )
+
+    def _has(self, theorem: Theorem) -> bool:
+        hypotheses, claim = theorem
+        (relation, left, right), large, has = _heads(claim), size(claim), _constructors(claim)
+        return any(
+            is_instance(known, theorem, self.swap)
+            for heads in {(relation, a, b) for a in (left, "") for b in (right, "")}
+            for small, needs, known in self.by_heads.get(heads, ())
+            if small <= large and needs <= has and (hypotheses or not known[0])
+        )
+
+    def _places(self, claim: Term) -> Iterator[list[tuple[Term, Term]]]:
+        """What stands in the places of both sides, if these have one constructor: pairs, in either order."""
+        relation, left, right = claim
+        if isinstance(left, str) or isinstance(right, str) or left[0] != right[0] or not left[1:]:
+            return
+        if relation == EQUAL or left[0] in MONOTONE.get(relation, ()):
+            yield list(zip(left[1:], right[1:], strict=True))
+            if left[0] in self.swap:
+                yield list(zip(left[1:], right[:0:-1], strict=True))
+
+    def _faces(self, claim: Term) -> Iterator[Term]:
+        """A formula, and equations in its places where the others are equal."""
+        yield claim
+        for pairs in self._places(claim):
+            differing = [pair for pair in pairs if pair[0] != pair[1]]
+            if len(differing) == 1:
+                yield from self._faces((claim[0], *differing[0]))
+
+
+def _heads(claim: Term) -> tuple:
+    return (claim[0], *["" if isinstance(side, str) else side[0] for side in claim[1:]])
 
 
 def _constructors(term: Term) -> frozenset[str]:

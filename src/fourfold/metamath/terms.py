@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from fourfold.metamath.kernel import Assertion, Library, Symbols, unpacked
+from fourfold.metamath.kernel import Assertion, Library, Symbols, unpacked, verify
 
 Term = Any
 """A variable's symbol, or (label of a syntax axiom, a term for each variable in its frame's order)."""
@@ -223,3 +223,25 @@ def written(library: Library, label: str, theorem: Theorem, proof: Step) -> str:
     given = "".join(f"  {n} $e {' '.join(unparse(library, h))} $.\n" for h, n in names.items())
     claim, steps = " ".join(unparse(library, theorem[1])), " ".join(labels(library, proof, names))
     return f"${{\n{given}  {label} $p {claim} $= {steps} $.\n$}}\n"
+
+
+def accepts(
+    library: Library, names: Mapping[Term, str], claim: Term, proof: list[str], before: int | None = None
+) -> bool:
+    """Whether the kernel accepts a proof of a claim from hypotheses with these labels; see ``verify``."""
+    given = {name: unparse(library, hypothesis) for hypothesis, name in names.items()}
+    return verify(library, given, unparse(library, claim), proof, before)
+
+
+def accepts_own(library: Library, label: str) -> bool:
+    """Whether the kernel accepts a theorem's proof as it stands in the file, by what stands before it."""
+    one = library.assertions[label]
+    given = dict(zip(one.names, one.hypotheses, strict=True))
+    return verify(library, given, one.symbols, unpacked(library, one), one.number)
+
+
+def outline(library: Library, step: Step, depth: int = 0) -> Iterator[tuple[int, str, str]]:
+    """A proof from what it proves down to hypotheses: (depth, label, what it says) of each step."""
+    yield depth, step.label, " ".join(unparse(library, step.says(library))[1:])
+    for part in step.parts:
+        yield from outline(library, part, depth + 1)

@@ -13,12 +13,11 @@ The prover rewrites an equation until both sides are the same, and its policy is
 """
 
 import heapq
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from itertools import count, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -35,6 +34,7 @@ from fourfold.metamath.equations import (
     rewrites,
     rules,
 )
+from fourfold.metamath.instances import Known
 from fourfold.metamath.kernel import Library
 from fourfold.metamath.terms import (
     HYPOTHESIS,
@@ -42,7 +42,6 @@ from fourfold.metamath.terms import (
     Term,
     Theorem,
     grafted,
-    labels,
     match,
     size,
     statement,
@@ -67,6 +66,8 @@ class Mutant:
     tactic: str
     target: str
     lemma: str
+    inside: bool
+    """Whether a part of a side was rewritten, and not a whole side."""
     build: Callable[[], Step]
 
     @cached_property
@@ -103,14 +104,15 @@ def mutate(
     hypotheses, claim = statement(library, label)
     found: dict[Theorem, Mutant] = {}
 
-    def add(changed: Sequence[Term], said: Term, tactic: str, lemma: str, build: Callable[[], Step]) -> None:
+    def add(changed: Sequence[Term], said: Term, lemma: str, build: Callable[[], Step], **how: Any) -> None:
         changed = tuple(dict.fromkeys(changed))
         trivial = said in changed or any(one[1] == one[2] for one in (*changed, said))
         if trivial or any(size(one) > max_size for one in (*changed, said)):
             return
         form = canonical(changed, said)
         if form not in statements(library):
-            found.setdefault(form, Mutant(changed, said, tactic, label, lemma, build))
+            mutant = Mutant(changed, said, target=label, lemma=lemma, build=build, **how)
+            found.setdefault(form, mutant)
 
     proof = tree(library, label)
 
@@ -122,18 +124,19 @@ def mutate(
 
     for old in (claim, *hypotheses) if "rw" in tactics else ():
         for one in (one for one in rewrites(library, old) if lemmas(one.rule.label)):
+            how = {"tactic": "rw", "inside": one.old not in old[1:]}
             if old is claim:
                 build = partial(carried, library, proof, claim, one)
-                add(hypotheses, one.formula, "rw", one.rule.label, build)
+                add(hypotheses, one.formula, one.rule.label, build, **how)
             else:
                 changed = [one.formula if h == old else h for h in hypotheses]
-                add(changed, claim, "rw", one.rule.label, partial(rewritten, old, one))
+                add(changed, claim, one.rule.label, partial(rewritten, old, one), **how)
     for old in hypotheses if "apply" in tactics else ():
         for lemma, step in implied(library, old, (*hypotheses, claim)):
             if lemmas(lemma) and lemma != label:
                 new = [part.terms[0] for part in step.parts]
                 changed = [n for h in hypotheses for n in (new if h == old else [h])]
-                add(changed, claim, "apply", lemma, partial(replacing, old, step))
+                add(changed, claim, lemma, partial(replacing, old, step), tactic="apply", inside=False)
     return list(found.values())
 
 
@@ -159,53 +162,6 @@ def implied(library: Library, formula: Term, taken: Sequence[Term]) -> Iterator[
 def statements(library: Library) -> set[Theorem]:
     """What the library says, in canonical form."""
     return {canonical(*statement(library, one.label)) for one in library.provable}
-
-
-# --- controls ---------------------------------------------------------------------------------------------
-
-
-def instance(library: Library, label: str, generator: torch.Generator) -> Theorem:
-    """A theorem with a random term of one operation in place of each variable."""
-    hypotheses, claim = statement(library, label)
-    names = list(dict.fromkeys(v for term in (claim, *hypotheses) for v in variables(term)))
-    given: dict[str, Term] = {}
-    for name in names:
-        other = names[int(torch.randint(len(names), (), generator=generator))]
-        kind = ("wn", "wo", "wa")[int(torch.randint(3, (), generator=generator))]
-        given[name] = (kind, name) if kind == "wn" else (kind, name, other)
-    return tuple(substitute(term, given) for term in hypotheses), substitute(claim, given)
-
-
-def spoilt(
-    library: Library, mutants: Sequence[Mutant], generator: torch.Generator
-) -> list[tuple[dict[Term, str], Term, list[str]]]:
-    """Hypotheses with their labels, claim and proof of theorems whose proofs are wrong, up to four a mutant.
-
-    Another assertion with as many parts in one place; the proof of a mutant of another theorem; a hypothesis
-    that is used left out; two variables of the claim made one.
-    """
-    found = []
-    alike = defaultdict(list)
-    for one in library.provable:
-        alike[len(one.floats), len(one.hypotheses)].append(one.label)
-    for mutant in mutants:
-        names, proof = mutant.names, labels(library, mutant.proof, mutant.names)
-        last = library.assertions[proof[-1]]
-        for wrong in alike[len(last.floats), len(last.hypotheses)]:
-            if canonical(*statement(library, wrong)) != canonical(*statement(library, last.label)):
-                found.append((names, mutant.claim, [*proof[:-1], wrong]))
-                break
-        for other in (one for one in mutants if one.target != mutant.target):
-            found.append((names, mutant.claim, labels(library, other.proof, other.names)))
-            break
-        used = [hypothesis for hypothesis, name in names.items() if name in proof]
-        if used:
-            found.append(({h: name for h, name in names.items() if h != used[0]}, mutant.claim, proof))
-        several = list(dict.fromkeys(variables(mutant.claim)))
-        if len(several) > 1:
-            at = int(torch.randint(1, len(several), (), generator=generator))
-            found.append((names, substitute(mutant.claim, {several[at]: several[0]}), proof))
-    return found
 
 
 # --- pairs and policy -------------------------------------------------------------------------------------
@@ -234,6 +190,12 @@ def training_pairs(library: Library, proof: Step, most: int = 6) -> set[Pair]:
     return found
 
 
+@cache
+def own_pairs(library: Library, label: str) -> set[Pair]:
+    """The training pairs of a theorem's own proof."""
+    return training_pairs(library, tree(library, label))
+
+
 def mutant_pairs(library: Library, mutants: Collection[Mutant]) -> set[Pair]:
     """The training pairs of the proofs of mutants."""
     return set().union(*(training_pairs(library, mutant.proof) for mutant in mutants))
@@ -243,6 +205,58 @@ def self_pairs(library: Library) -> set[Pair]:
     """Each rule's own equation with its label: what shows every lemma, and needs no proof."""
     every = (rule for heads in rules(library).values() for rule in heads)
     return {(renamed((EQUAL, rule.left, rule.right)), rule.label) for rule in every}
+
+
+class Split(NamedTuple):
+    """What one seed trains and tests on."""
+
+    goals: list[str]
+    pairs: dict[str, list[Pair]]
+    """Of the library's proofs; of mutants' proofs and of lemmas' own statements, without the first."""
+    tested: list[Pair]
+    """Of held-out proofs."""
+
+
+def split(
+    library: Library,
+    goals: Sequence[str],
+    held: Collection[str],
+    mutated: Callable[[list[str]], list[str]],
+    sampled: Callable[[list[Mutant]], list[Mutant]],
+    **how: Any,
+) -> Split:
+    """Training and test pairs that know nothing of the goals.
+
+    No label of a goal, or of what says the same, is a lemma of a mutant or of a pair, and no pair has an
+    equation that follows from a goal at once or from which a goal does. ``held``: other theorems whose proofs
+    are held out; ``mutated`` and ``sampled`` choose theorems and mutants for training; ``how`` goes to
+    ``mutate``.
+    """
+    same, away = equations(library), set(goals)
+    hidden = {*held, *goals, *(label for label, first in same.items() if first in away)}
+    known = Known(library, [statement(library, goal) for goal in goals])
+
+    @cache
+    def leaks(state: Term) -> bool:
+        return known.covers(((), state)) or known.covered(state)
+
+    def clean(pairs: Collection[Pair]) -> set[Pair]:
+        return {pair for pair in pairs if pair[1] not in away and not leaks(pair[0])}
+
+    proved = {one.label for one in library.provable if one.proof}
+    free = [label for label in library.assertions if label in proved - hidden]
+    pairs = {"library": clean(set().union(*(own_pairs(library, label) for label in free)))}
+    made = [
+        m
+        for one in mutated(free)
+        for m in mutate(library, one, lemmas=lambda u: same.get(u) not in away, **how)
+    ]
+    pairs["mutants"] = clean(mutant_pairs(library, sampled(made))) - pairs["library"]
+    pairs["statements"] = clean(self_pairs(library)) - pairs["library"]
+    tested = {pair for label in hidden & proved for pair in own_pairs(library, label) if pair[1] not in away}
+    return Split(
+        list(goals), {arm: sorted(of, key=repr) for arm, of in pairs.items()}, sorted(tested, key=repr)
+    )
 
 
 GRAMS = 2048
