@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from fourfold.metamath import boolean, equations, instances, kernel, terms
+from fourfold.metamath import boolean, controls, equations, instances, kernel, terms
 
 LIBRARY = kernel.quantum_logic()
 THEOREMS = [one for one in LIBRARY.provable if one.proof]
@@ -202,6 +202,7 @@ REFUSED = [
         lambda: terms.conclude(LIBRARY, "ax-r1", terms.Step("hypothesis", (formula("a C b"),))),
         "does not follow",
     ),
+    (lambda: controls.glued(LIBRARY, "oml", "lelor"), "oml and lelor must have one relation, got wb and wle"),
     (lambda: boolean.violated(LIBRARY, terms.statement(LIBRARY, "gomaex3lem5")), "at most 16 variables, got"),
 ]
 

@@ -23,8 +23,13 @@ def instance(library: Library, label: str, generator: torch.Generator) -> Theore
 
 
 def glued(library: Library, one: str, other: str) -> Theorem:
-    """From a = b and c = d, or a =< b and c =< d, that of a v c and b v d; with the hypotheses of both."""
-    (first, (relation, a, b)), (second, (_, c, d)) = (statement(library, label) for label in (one, other))
+    """From a = b and c = d, or a =< b and c =< d, that of a v c and b v d; with the hypotheses of both.
+
+    Raises ``ValueError`` for two relations, which together say nothing.
+    """
+    (first, (relation, a, b)), (second, (its, c, d)) = (statement(library, label) for label in (one, other))
+    if relation != its:
+        raise ValueError(f"{one} and {other} must have one relation, got {relation} and {its}")
     return (*first, *second), (relation, ("wo", a, c), ("wo", b, d))
 
 
