@@ -29,7 +29,13 @@ def test_a_look_is_repeated_by_its_seeds():
 
 @pytest.mark.parametrize(
     ("name", "rows"),
-    [("3 x 3 convolution", 3), ("Hi-Fi", 2), ("RRFormer", 8), ("SReT, sliced", SIDE // looking.GROUPS)],
+    [
+        ("3 x 3 convolution", 3),
+        ("Hi-Fi", 2),
+        ("RRFormer", 8),
+        ("SReT, sliced", SIDE // looking.GROUPS),
+        ("CRAFT", SIDE),
+    ],
 )
 def test_looks_end_where_the_mechanism_does(name, rows):
     picture = looking.strength(looking.looks(name, MAP, range(2)))

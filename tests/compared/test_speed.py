@@ -48,13 +48,23 @@ def test_what_stands_beside_a_promise_is_measured_and_named(monkeypatch):
     assert rows.value.tolist() == [1.6, 1.6]
     assert rows.other.isna().tolist() == [True, False]
     assert rows.other[1] == 1.8
+    shown = speed.table(rows)
+    assert shown["beside it"].tolist() == ["", "1.8: averaging"]
+    assert shown.promised.tolist() == ["1.7 (GPU)"] * 2
+    assert shown["timed here"].tolist() == ["1.6 [1.5, 1.7]"] * 2
+    assert "sit.html#sit-C3b" in shown.chapter[0]
     with pytest.raises(ValueError, match="has no finding 'late'"):
         speed.measured([speed.Promise.model_validate(KNOWN | {"beside": "late", "beside_is": "late"})])
 
 
 @pytest.mark.parametrize(
     ("bad", "message"),
-    [({"promised": 0}, "greater than 0"), ({"beside": "pooled"}, "belong together"), ({"speed": 3}, "Extra")],
+    [
+        ({"machine": "none"}, "promised must be 1"),
+        ({"promised": 0}, "greater than 0"),
+        ({"beside": "pooled"}, "belong together"),
+        ({"speed": 3}, "Extra"),
+    ],
 )
 def test_a_bad_entry_is_named(tmp_path, bad, message):
     file = tmp_path / "speeds.yml"

@@ -3,7 +3,8 @@
 This room compares papers, so it imports their modules; no other room does, and no chapter imports it.
 
 A look is the derivative of a token of the output by the map, so it means the same for attention, for
-convolutions, for filters and for what is none of these. No layer has a residual around it.
+convolutions, for filters and for what is none of these. No layer has a residual around it but TiC's own.
+Hybrids are as in `hybrids`, made for small maps: two heads, nine slots.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,19 +49,26 @@ class Sliced(nn.Module):
 
 
 class Rectangles(nn.Module):
-    """CRAFT's attention on maps: half of the features look in flat windows, half in upright ones."""
+    """CRAFT's attention on maps: half of the features in flat windows, half in upright ones, shifted by half.
+
+    Beside it a depthwise convolution of the values, the paper's locality complementary module.
+    """
 
     def __init__(self, dim: int):
         super().__init__()
         self.qkv = nn.Linear(dim, 3 * dim)
-        flat, half = craft.SPLIT, craft.released_width(dim)
-        self.flat = craft.RectWindowAttention(dim // 2, HEADS // 2, flat, half)
-        self.upright = craft.RectWindowAttention(dim // 2, HEADS // 2, (flat[1], flat[0]), half)
+        (rows, columns), pos_dim = craft.SPLIT, craft.released_width(dim)
+        self.flat = craft.RectWindowAttention(dim // 2, HEADS // 2, (rows, columns), pos_dim)
+        self.upright = craft.RectWindowAttention(dim // 2, HEADS // 2, (columns, rows), pos_dim)
+        self.local = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, dim, height, width) -> the same shape."""
-        halves = self.qkv(x.movedim(1, -1)).unflatten(-1, (3, -1)).chunk(2, -1)
-        return torch.cat([self.flat(halves[0]), self.upright(halves[1])], -1).movedim(-1, 1)
+        qkv = self.qkv(x.movedim(1, -1)).unflatten(-1, (3, -1))
+        down, across = craft.SPLIT[0] // 2, craft.SPLIT[1] // 2
+        flat, upright = qkv.chunk(2, -1)
+        parts = [self.flat(flat, (down, across)), self.upright(upright, (across, down))]
+        return torch.cat(parts, -1).movedim(-1, 1) + self.local(qkv[..., 2, :].movedim(-1, 1))
 
 
 def _hybrid(name: str) -> Callable[[int, int], nn.Module]:
@@ -100,7 +108,7 @@ MECHANISMS: dict[str, Mechanism] = {
     "Hyena N-D": Mechanism("convolutions", "hyena_nd", _hybrid("Hyena N-D")),
     "static filter": Mechanism("frequencies", "", frequency.MIXERS["static filter"]),
     "AFF": Mechanism("frequencies", "affnet", frequency.MIXERS["AFF"]),
-    "SVT": Mechanism("frequencies", "svt", lambda dim, side: svt.ScatterMixer(dim, side, side, "TTXE")),
+    "SVT": Mechanism("frequencies", "svt", lambda dim, side: svt.ScatterMixer(dim, side, side)),
     "SFM": Mechanism("frequencies", "sfm", frequency.MIXERS["SFM"]),
 }
 """Name -> mechanism. A new one is one more entry."""

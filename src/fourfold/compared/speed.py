@@ -3,7 +3,6 @@
 `data/speeds.yml` says which finding of which claim holds a promised ratio; nothing is timed here.
 """
 
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +33,7 @@ class Promise(BaseModel):
     """Name of the criterion of that claim; how many times as fast."""
     quantity: str
     promised: float = Field(gt=0)
-    """1 where the paper says "faster" and gives no number."""
+    """1 where the paper gives no number."""
     machine: Literal["GPU", "CPU", "none"]
     """What the paper's number was timed on; none where it gives none."""
     operations: float | None = Field(default=None, gt=0)
@@ -47,6 +46,10 @@ class Promise(BaseModel):
     def _named(self) -> "Promise":
         if (self.beside is None) != (self.beside_is is None):
             raise ValueError(f"{self.paper} {self.claim}: beside and beside_is belong together")
+        if self.machine == "none" and self.promised != 1:
+            raise ValueError(
+                f"{self.paper} {self.claim}: promised must be 1 without a machine, got {self.promised}"
+            )
         return self
 
 
@@ -113,6 +116,30 @@ def drawn(found: pd.DataFrame) -> Figure:
     return figure
 
 
+def table(found: pd.DataFrame) -> pd.DataFrame:
+    """What `measured` returns, in words, each chapter a link to the claim's card in the book."""
+
+    def number(value: float | None) -> str:
+        return "" if pd.isna(value) else f"{value:.3g}"
+
+    def card(row: Any) -> str:
+        place = f"{row.part}/{row.paper}.html#{row.paper}-{row.claim}"
+        return f"<a href='{place}'>{row.name} {row.claim}</a>"
+
+    return pd.DataFrame(
+        {
+            "what": row.quantity,
+            "chapter": card(row),
+            "promised": "no number" if row.machine == "none" else f"{number(row.promised)} ({row.machine})",
+            "operations": number(row.operations),
+            "timed here": f"{number(row.value)} [{number(row.low)}, {number(row.high)}]",
+            "beside it": "" if pd.isna(row.other) else f"{number(row.other)}: {row.beside_is}",
+            "word of the claim": row.word,
+        }
+        for row in found.itertuples(index=False)
+    )
+
+
 def over(
     rows: Sequence[Mapping[str, Any]], one: str, *, arm: str, at: str, times: str = "seconds"
 ) -> pd.DataFrame:
@@ -126,18 +153,18 @@ def over(
         times: the field with the time of a call, one number or one a round.
 
     Returns:
-        A row an arm and place: arm, at and "times as fast", a ratio of medians.
+        A row an arm and place: arm, at and "times as fast", the median of the rounds' ratios.
 
     Raises:
         ValueError: if no row is of that arm.
     """
-    taken = {(row[arm], row[at]): statistics.median(np.atleast_1d(row[times])) for row in rows}
+    taken = {(row[arm], row[at]): np.asarray(row[times]) for row in rows}
     places = [place for who, place in taken if who == one]
     if not places:
         raise ValueError(f"one must be one of {sorted({who for who, _ in taken})}, got {one!r}")
     return pd.DataFrame(
         [
-            {arm: who, at: place, "times as fast": taken[one, place] / time}
+            {arm: who, at: place, "times as fast": float(np.median(taken[one, place] / time))}
             for (who, place), time in taken.items()
             if who != one and place in places
         ]
