@@ -1,11 +1,31 @@
 """What the chapters' runs found, for pages that collect numbers from many chapters."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import yaml
+from pydantic import BaseModel, TypeAdapter
 
 from fourfold.judging import records
 from fourfold.judging.records import Record
 from fourfold.recorded import executed
+
+Entry = TypeVar("Entry", bound=BaseModel)
+
+
+def entries(kind: type[Entry], path: Path) -> list[Entry]:
+    """The entries of a YAML file that says which findings a page collects.
+
+    Raises:
+        pydantic.ValidationError: naming the entry and the field, if one is not as it should be.
+    """
+    return TypeAdapter(list[kind]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))  # type: ignore[valid-type]
+
+
+def card(part: str, paper: str, claim: str, name: str) -> str:
+    """A link from a page of the whole book to a claim's card, by the name of its paper."""
+    return f"<a href='{part}/{paper}.html#{paper}-{claim}'>{name} {claim}</a>"
 
 
 class Found(NamedTuple):

@@ -75,10 +75,6 @@ def _hybrid(name: str) -> Callable[[int, int], nn.Module]:
     return lambda dim, side: hybrids.ARMS[name].mixer(dim, (side, side), 0)
 
 
-def _on_maps(make: Callable[[int], nn.Module]) -> Callable[[int, int], nn.Module]:
-    return lambda dim, side: hybrids.ChannelsLast(make(dim))
-
-
 MECHANISMS: dict[str, Mechanism] = {
     "attention": Mechanism("attention", "", lambda dim, side: SelfAttention(dim, HEADS)),
     "DHVT": Mechanism("attention", "dhvt", _hybrid("DHVT")),
@@ -91,7 +87,7 @@ MECHANISMS: dict[str, Mechanism] = {
     "RRFormer": Mechanism(
         "attention in parts",
         "uhd_reflection",
-        _on_maps(lambda dim: uhd_reflection.WindowAttention(dim, HEADS, WINDOW // 2)),
+        lambda dim, side: hybrids.ChannelsLast(uhd_reflection.WindowAttention(dim, HEADS, WINDOW // 2)),
     ),
     "CRAFT": Mechanism("attention in parts", "craft", lambda dim, side: Rectangles(dim)),
     "TiC": Mechanism("attention in parts", "tic", _hybrid("TiC")),

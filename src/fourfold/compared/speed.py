@@ -9,13 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import yaml
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fourfold import figures
-from fourfold.compared.found import findings
+from fourfold.compared.found import card, entries, findings
 from fourfold.figures.style import COLOURS, INK
 from fourfold.judging import records
 
@@ -59,7 +58,7 @@ def load(path: Path = SPEEDS) -> list[Promise]:
     Raises:
         pydantic.ValidationError: naming the entry and the field, if one is not as it should be.
     """
-    return TypeAdapter(list[Promise]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return entries(Promise, path)
 
 
 def measured(promises: Sequence[Promise]) -> pd.DataFrame:
@@ -122,14 +121,10 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
     def number(value: float | None) -> str:
         return "" if pd.isna(value) else f"{value:.3g}"
 
-    def card(row: Any) -> str:
-        place = f"{row.part}/{row.paper}.html#{row.paper}-{row.claim}"
-        return f"<a href='{place}'>{row.name} {row.claim}</a>"
-
     return pd.DataFrame(
         {
             "what": row.quantity,
-            "chapter": card(row),
+            "chapter": card(row.part, row.paper, row.claim, row.name),
             "promised": "no number" if row.machine == "none" else f"{number(row.promised)} ({row.machine})",
             "operations": number(row.operations),
             "timed here": f"{number(row.value)} [{number(row.low)}, {number(row.high)}]",

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-import yaml
 from matplotlib.figure import Figure
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
 from fourfold import figures
-from fourfold.compared.found import findings
+from fourfold.compared.found import entries, findings
 from fourfold.figures.style import COLOURS
 from fourfold.judging import records
 
@@ -53,7 +52,7 @@ def load(path: Path = PREDICTIONS) -> list[Prediction]:
     Raises:
         pydantic.ValidationError: naming the entry and the field, if one is not as it should be.
     """
-    return TypeAdapter(list[Prediction]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return entries(Prediction, path)
 
 
 def measured(predictions: Sequence[Prediction]) -> pd.DataFrame:
