@@ -17,6 +17,7 @@ from fourfold.training import (
     accuracy,
     deterministic,
     epochs_to,
+    passes,
     sampled,
     seeded,
     shuffled,
@@ -207,6 +208,16 @@ def test_sampled_gives_each_member_rows_of_its_own_set():
         draw(stream(5, "train"))
 
 
+def test_passes_go_through_the_set_as_often_as_rows_ask():
+    data = torch.arange(10.0)[:, None], torch.arange(10)
+    x, y = passes(*data, 25)(stream(0, "train"))
+    assert torch.equal(x[:, 0].long(), y)
+    assert sorted(y[:10].tolist()) == sorted(y[10:20].tolist()) == list(range(10))
+    assert y[:10].tolist() != y[10:20].tolist()
+    assert len(set(y[20:].tolist())) == 5
+    assert torch.equal(passes(*data, 10)(stream(0, "train"))[1], shuffled(*data)(stream(0, "train"))[1])
+
+
 def test_shuffled_visits_every_sample_once_in_a_new_order():
     draw, generator = shuffled(torch.arange(50), torch.arange(50) + 100), torch.Generator().manual_seed(0)
     epochs = [draw(generator) for _ in range(3)]
@@ -331,6 +342,7 @@ REFUSED = [
     (lambda: trained(draw=shuffled(X[0, :0], Y[0, :0])), r"draw .*got .*0"),
     (lambda: trained(make=lambda: torch.nn.Sequential(make(), torch.nn.BatchNorm1d(3))), "running_mean"),
     (lambda: sampled({}, 0), "rows must be >= 1, got 0"),
+    (lambda: passes(torch.ones(2, 1), torch.ones(2), 0), "rows must be >= 1, got 0"),
     (lambda: shuffled(X[0], Y[0, :29]), r"\(30, 3, 6\).*\(29,\)"),
     (lambda: stream(-1, "train"), "seed must be >= 0, got -1"),
     (lambda: trained((0, 1, 2, -1)), "seed must be >= 0, got -1"),

@@ -84,6 +84,23 @@ def shuffled(inputs: Tensor, targets: Tensor) -> Draw:
     return draw
 
 
+def passes(inputs: Tensor, targets: Tensor, rows: int) -> Draw:
+    """As ``shuffled``, but this many rows each epoch: pass after pass, each in a new order, cut where full.
+
+    Raises ``ValueError`` for rows < 1 or if there is not one target per input.
+    """
+    if rows < 1:
+        raise ValueError(f"rows must be >= 1, got {rows}")
+    whole = shuffled(inputs, targets)
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        drawn = [whole(generator) for _ in range(math.ceil(rows / len(targets)))]
+        x, y = (torch.cat(parts)[:rows] for parts in zip(*drawn, strict=True))
+        return x, y
+
+    return draw
+
+
 def sampled(sets: Mapping[int, tuple[Tensor, Tensor]], rows: int) -> Draw:
     """A data set for each member, by its seed, as ``train`` draws it: rows of its own, with replacement.
 
