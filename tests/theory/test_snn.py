@@ -18,27 +18,29 @@ from fourfold.data import tables
 from fourfold.judging import parameters, records
 from fourfold.theory.snn import (
     ALPHA,
+    DOMAIN,
     KINDS,
     LAM,
     SATURATION,
     Dropout,
+    RandomLayers,
     alpha_dropout,
-    correlation_of_passes,
-    gradient_sizes,
+    image,
+    inside,
     largest,
+    layer_variances,
     make_mlp,
     moment_jacobian,
     moment_map,
-    propagate_moments,
+    numpy_selu,
     quadrature_map,
     selu,
     selu_parameters,
     standard_dropout,
+    steepness,
     zero_dropout,
 )
 from fourfold.training import Recipe, seeded, shuffled, stream, train
-
-DOMAIN = {"mu": (-0.1, 0.1), "omega": (-0.1, 0.1), "nu": (0.8, 1.5), "tau": (0.95, 1.1)}
 
 
 def plain_selu(z, alpha=ALPHA, lam=LAM):
@@ -134,6 +136,7 @@ def test_selus_own_parameters():
     assert pytest.approx((1.6732632423543778, 1.0507009873554805), rel=1e-14) == (ALPHA, LAM)
     ours, theirs = torch.linspace(-20, 20, 401, dtype=torch.float64), nn.SELU()
     torch.testing.assert_close(selu(ours), theirs(ours), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(numpy_selu(ours.numpy()), theirs(ours), rtol=0, atol=1e-12)
     assert pytest.approx(-1.7580993408473766, rel=1e-14) == SATURATION
 
 
@@ -157,26 +160,22 @@ def test_the_authors_other_fixed_point():
 # --- the theorems -----------------------------------------------------------------------------------------
 
 
-def norm(**at):
-    return np.linalg.svd(moment_jacobian(**at), compute_uv=False)[..., 0]
-
-
 def test_the_printed_numbers_at_the_fixed_point_and_over_the_domain():
     jacobian = moment_jacobian(0.0, 0.0, 1.0, 1.0)
     np.testing.assert_allclose(jacobian, [[0, 0.0888348], [0, 0.782648]], rtol=0, atol=5e-6)
-    assert float(norm(mu=0.0, omega=0.0, nu=1.0, tau=1.0)) == pytest.approx(0.787673, abs=5e-6)
-    assert largest(norm, DOMAIN, 5) == pytest.approx(0.897608, abs=5e-6)
+    assert float(steepness(mu=0.0, omega=0.0, nu=1.0, tau=1.0)) == pytest.approx(0.787673, abs=5e-6)
+    assert largest(steepness, DOMAIN, 5) == pytest.approx(0.897608, abs=5e-6)
     for corner in (0.1, -0.1):  # twins by symmetry
-        assert float(norm(mu=corner, omega=corner, nu=0.8, tau=1.1)) == pytest.approx(0.897608, abs=5e-6)
+        assert float(steepness(mu=corner, omega=corner, nu=0.8, tau=1.1)) == pytest.approx(0.897608, abs=5e-6)
 
 
 def test_without_selus_scale_the_domain_is_left():
     """C1's numbers with the mechanism replaced by ELU: no fixed point at (0, 1), and the image sticks out."""
     mean, var = moment_map(0.0, 0.0, 1.0, 1.0, 1.0, 1.0)
     assert max(abs(float(mean)), abs(float(var) - 1)) > 0.1
-    lowest = -largest(lambda **at: -moment_map(**at, alpha=1.0, lam=1.0)[1], DOMAIN, 5)
-    assert lowest < DOMAIN["nu"][0]
-    assert -largest(lambda **at: -moment_map(**at)[1], DOMAIN, 5) > DOMAIN["nu"][0]
+    means, variances = image(5, alpha=1.0, lam=1.0)
+    assert variances[0] < DOMAIN["nu"][0]
+    assert inside(means, variances) < 0 < inside(*image(5))
 
 
 def test_a_layer_multiplies_small_correlations_by_less_than_one():
@@ -205,14 +204,18 @@ def test_a_scaled_tanh_contracts_the_domain_as_well():
         return scale * np.tanh(z)
 
     np.testing.assert_allclose(quadrature_map(scaled, 0.0, 1.0), (0, 1), rtol=0, atol=1e-12)
-    # The map depends on x = mu omega and y = nu tau alone.
-    means, variances = quadrature_map(
-        scaled, np.linspace(-0.01, 0.01, 21)[:, None], np.linspace(0.76, 1.65, 41)
-    )
-    assert abs(means).max() < DOMAIN["mu"][1]
-    assert DOMAIN["nu"][0] < variances.min() < variances.max() < DOMAIN["nu"][1]
-    below, above = (float(quadrature_map(scaled, 0.0, 1.1 * (0.8 + h))[1]) for h in (-1e-4, 1e-4))
-    assert (above - below) / 2e-4 == pytest.approx(0.571, abs=1e-3)
+
+    def moved(mu, omega, nu, tau):
+        return np.stack(quadrature_map(scaled, mu * omega, nu * tau), -1)
+
+    grid = np.meshgrid(*(np.linspace(*side, 5) for side in DOMAIN.values()), indexing="ij", sparse=True)
+    at, step = dict(zip(DOMAIN, grid, strict=True)), 1e-5
+    means, variances = np.moveaxis(moved(**at), -1, 0)
+    assert [means.min(), means.max()] == pytest.approx([-0.010, 0.010], abs=1e-3)
+    assert [variances.min(), variances.max()] == pytest.approx([0.875, 1.231], abs=1e-3)
+    up, down = ([moved(**at | {way: at[way] + h}) for way in ("mu", "nu")] for h in (step, -step))
+    steepest = np.linalg.norm(np.stack(np.subtract(up, down), -1) / (2 * step), 2, axis=(-2, -1)).max()
+    assert steepest == pytest.approx(0.571, abs=1e-3)
     growth = integral(lambda z: (scale / math.cosh(z) ** 2) ** 2, 0.0, 1.0)
     assert math.sqrt(growth) == pytest.approx(1.085, abs=1e-3)
 
@@ -307,10 +310,10 @@ def test_masks_come_from_the_seed_and_stop_in_evaluation():
 
 def test_one_random_layer_does_what_the_map_says():
     """Over many random units omega is 0 and tau carries the square of the mean too."""
-    rows = propagate_moments(selu, 1.0, 1, 2048, 512, stream(0, "layer"), start=(0.3, 1.69))
+    rows = RandomLayers(selu, 1.0, 1, 2048, 512).moments(stream(0, "layer"), start=(0.3, 1.69))
     mean, var = moment_map(0.0, 0.0, 0.3**2 + 1.69, 1.0)
     assert rows[0, :2].tolist() == pytest.approx([float(mean), float(var)], abs=0.03)
-    again = propagate_moments(selu, 1.0, 1, 2048, 512, stream(0, "layer"), start=(0.3, 1.69))
+    again = RandomLayers(selu, 1.0, 1, 2048, 512).moments(stream(0, "layer"), start=(0.3, 1.69))
     assert torch.equal(rows, again)
 
 
@@ -318,7 +321,7 @@ def test_only_selu_with_lecuns_weights_settles():
     """C3's thresholds on a smaller network, and its controls beyond them."""
 
     def last(activation, gain):
-        return propagate_moments(activation, gain, 40, 256, 128, stream(1, "deep"), start=(0.3, 1.69))[-1]
+        return RandomLayers(activation, gain, 40, 256, 128).moments(stream(1, "deep"), start=(0.3, 1.69))[-1]
 
     mean, var, _ = last(selu, 1)
     assert abs(mean) < 0.05
@@ -332,18 +335,19 @@ def test_a_gradient_grows_by_the_mean_square_of_the_slope_at_each_layer():
     """At the fixed point by sqrt(E selu'(z)^2), 3.5 % a layer; for ReLU with He's weights not at all."""
     slope = integral(lambda z: (LAM if z > 0 else LAM * ALPHA * math.exp(z)) ** 2, 0.0, 1.0)
     assert math.sqrt(slope) == pytest.approx(1.035, abs=1e-3)
-    sizes = gradient_sizes(selu, 1.0, 24, 512, 256, stream(0, "back"))
+    sizes = RandomLayers(selu, 1.0, 24, 512, 256).gradients(stream(0, "back"))
     assert sizes.shape == (24,)
     assert sizes[-1] == 1
     assert float(sizes[0]) ** (1 / 23) == pytest.approx(math.sqrt(slope), abs=5e-3)
-    flat = gradient_sizes(relu, 2.0, 24, 512, 256, stream(0, "back"))
+    flat = RandomLayers(relu, 2.0, 24, 512, 256).gradients(stream(0, "back"))
     assert float(flat[0]) ** (1 / 23) == pytest.approx(1, abs=0.01)
-    half = gradient_sizes(relu, 1.0, 24, 512, 256, stream(0, "back"))
+    half = RandomLayers(relu, 1.0, 24, 512, 256).gradients(stream(0, "back"))
     torch.testing.assert_close(half, flat * 2 ** (-torch.arange(23, -1, -1) / 2), rtol=1e-4, atol=0)
 
 
 def test_batch_norm_sends_gradients_back_larger_whatever_the_weights():
-    sizes = [gradient_sizes(relu, gain, 24, 128, 64, stream(0, "back"), norm=True) for gain in (2.0, 0.5)]
+    layers = (RandomLayers(relu, gain, 24, 128, 64) for gain in (2.0, 0.5))
+    sizes = [each.gradients(stream(0, "back"), norm=True) for each in layers]
     torch.testing.assert_close(*sizes, rtol=0.01, atol=0)
     assert sizes[0][0] > 30
 
@@ -352,7 +356,7 @@ def test_two_passes_agree_in_what_the_noise_has_left():
     """A drop to zero leaves a share q of a layer's variance; one to s leaves q / (1 + p s^2)."""
 
     def correlations(after, depth=1):
-        return correlation_of_passes(selu, 1.0, depth, 512, 256, stream(6, "passes"), after)
+        return RandomLayers(selu, 1.0, depth, 512, 256).agreement(stream(6, "passes"), after)
 
     torch.testing.assert_close(correlations(lambda x: x, 3), torch.ones(3))
     masks = stream(6, "masks")
@@ -415,6 +419,16 @@ def test_the_two_orders_of_batch_norm():
         assert (hidden.min() == 0) == (order == "before")
         assert hidden.min() >= lowest
         assert float(hidden.mean().abs()) < 1e-6 or order == "before"
+
+
+def test_layer_variances_are_those_of_the_activations():
+    with seeded(0):
+        net = make_mlp("snn", 64, 512, 3, 2)
+    x = torch.randn(512, 64, generator=stream(0, "x"))
+    found = layer_variances(net, x)
+    assert found.shape == (3,)
+    assert float(found[0]) == pytest.approx(float(net[:2](x).detach().var(correction=0)))
+    assert found.tolist() == pytest.approx([1] * 3, abs=0.15)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "snn_he"])
@@ -488,7 +502,6 @@ def test_what_training_decides_is_judged_at_every_seed_and_only_of_trained_netwo
     ("given", "message"),
     [
         ({"dropout_depths": [4]}, "dropout_depths = .*each 5..64"),
-        ({"lr": [0.01, 0.02]}, "lr = .*as many values as kinds, which has 7"),
         ({"prop_depth": 501}, "prop_depth = 501: expected int, 1..500"),
     ],
 )
@@ -510,21 +523,21 @@ REFUSED = [
     (lambda: selu_parameters(math.inf, 1), "finite mean and a variance > 0, got inf, 1"),
     (lambda: selu_parameters(1, 0.01), r"no alpha > 0 .* fixed point \(1, 0\.01\)"),
     (lambda: selu_parameters(30, 0.1), r"no alpha > 0 .* fixed point \(30, 0\.1\)"),
-    (lambda: largest(norm, DOMAIN, 1), "points must be >= 2 .*, got 1"),
+    (lambda: largest(steepness, DOMAIN, 1), "points must be >= 2 .*, got 1"),
     (lambda: alpha_dropout(X, 1.0, G), r"rate must be in \[0, 1\), got 1\.0"),
     (lambda: alpha_dropout(X, -0.1, G), r"rate must be in \[0, 1\), got -0\.1"),
     (lambda: standard_dropout(X, 2, G), r"rate must be in \[0, 1\), got 2"),
     (lambda: Dropout(alpha_dropout, 1.5), r"rate must be in \[0, 1\), got 1\.5"),
-    (lambda: propagate_moments(selu, 1, 0, 8, 8, G), "depth must be >= 1, got 0"),
-    (lambda: propagate_moments(selu, 1, 1, 0, 8, G), "width must be >= 1, got 0"),
-    (lambda: propagate_moments(selu, 0, 1, 8, 8, G), "gain must be > 0 .* got 0 and 1"),
-    (lambda: propagate_moments(selu, 1, 1, 8, 8, G, start=(0, -1)), "variance >= 0, got 1 and -1"),
-    (lambda: gradient_sizes(selu, 1, 2, 0, 8, G), "width must be >= 1, got 0"),
-    (lambda: gradient_sizes(selu, 0, 2, 8, 8, G), "gain must be > 0, got 0"),
-    (lambda: correlation_of_passes(selu, 1, 0, 8, 8, G, selu), "depth must be >= 1, got 0"),
-    (lambda: correlation_of_passes(selu, 0, 2, 8, 8, G, selu), "gain must be > 0, got 0"),
-    (lambda: make_mlp("elu", 4, 8, 2, 3), "kind must be one of snn, relu, .*, got 'elu'"),
-    (lambda: make_mlp("bn", 4, 8, 2, 3, bn_order="none"), "bn_order must be 'before' or 'after', got 'none'"),
+    (lambda: RandomLayers(selu, 1, 0, 8, 8), "depth must be >= 1, got 0"),
+    (lambda: RandomLayers(selu, 1, 1, 0, 8), "width must be >= 1, got 0"),
+    (lambda: RandomLayers(selu, 1, 1, 8, 0), "batch must be >= 1, got 0"),
+    (lambda: RandomLayers(selu, 0, 1, 8, 8), "gain must be finite and > 0, got 0"),
+    (lambda: RandomLayers(selu, 1, 1, 8, 8).moments(G, start=(0, -1)), "variance must be .* >= 0, got -1"),
+    (lambda: make_mlp("elu", 4, 8, 2, 3), "kind must be one of 'snn', 'relu', .*, got 'elu'"),
+    (
+        lambda: make_mlp("bn", 4, 8, 2, 3, bn_order="none"),
+        "bn_order must be .*'after', got 'none'",
+    ),
     (lambda: make_mlp("snn", 0, 8, 2, 3), "d_in must be >= 1, got 0"),
     (lambda: make_mlp("snn", 4, 8, 0, 3), "depth must be >= 1, got 0"),
     (lambda: make_mlp("snn", 4, 8, 2, 3, dropout=1.0), r"rate must be in \[0, 1\), got 1\.0"),

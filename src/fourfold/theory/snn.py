@@ -18,6 +18,7 @@ output layer of every kind starts as an SNN's.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -28,7 +29,7 @@ from scipy.special import erfc, erfcx
 from torch import Tensor, nn
 from torch.nn.functional import elu, linear, relu
 
-from fourfold.checks import at_least
+from fourfold.checks import at_least, finite, one_of
 
 Array = NDArray[np.float64]
 
@@ -134,6 +135,11 @@ def moment_jacobian(
     return np.stack(np.broadcast_arrays(*columns), -1)
 
 
+def steepness(mu: ArrayLike, omega: ArrayLike, nu: ArrayLike, tau: ArrayLike) -> Array:
+    """The largest singular value of ``moment_jacobian``: below 1 the map contracts."""
+    return np.linalg.norm(moment_jacobian(mu, omega, nu, tau), 2, axis=(-2, -1))
+
+
 def quadrature_map(
     activation: Callable[[Array], Array], x: ArrayLike, y: ArrayLike, nodes: int = 100
 ) -> tuple[Array, Array]:
@@ -184,12 +190,43 @@ def largest(
     return best
 
 
+def extremes(
+    function: Callable[..., Array], box: Mapping[str, tuple[float, float]], points: int
+) -> tuple[float, float]:
+    """The smallest and the largest value of ``function`` on a box, as ``largest`` finds them."""
+    return -largest(lambda **at: -function(**at), box, points), largest(function, box, points)
+
+
+DOMAIN = {"mu": (-0.1, 0.1), "omega": (-0.1, 0.1), "nu": (0.8, 1.5), "tau": (0.95, 1.1)}
+"""Where the paper's first theorem says that the moment map contracts and does not leave."""
+
+
+def image(points: int, alpha: float = ALPHA, lam: float = LAM) -> list[tuple[float, float]]:
+    """Smallest and largest new mean, and new variance, on ``DOMAIN``; ``points`` as in ``largest``."""
+
+    def moment(output: int, **at: Array) -> Array:
+        return moment_map(**at, alpha=alpha, lam=lam)[output]
+
+    return [extremes(partial(moment, output), DOMAIN, points) for output in (0, 1)]
+
+
+def inside(means: tuple[float, float], variances: tuple[float, float]) -> float:
+    """How far an image of ``DOMAIN`` stays from its border; negative where it leaves."""
+    (low, high), (small, large) = DOMAIN["mu"], DOMAIN["nu"]
+    return min(means[0] - low, high - means[1], variances[0] - small, large - variances[1])
+
+
 # --- activation and dropout -------------------------------------------------------------------------------
 
 
 def selu(x: Tensor, alpha: float = ALPHA, lam: float = LAM) -> Tensor:
     """``lam x`` above zero and ``lam alpha (e^x - 1)`` below: a scaled ELU, element by element."""
     return lam * elu(x, alpha)
+
+
+def numpy_selu(z: Array, alpha: float = ALPHA, lam: float = LAM) -> Array:
+    """The same for arrays, as ``quadrature_map`` takes it."""
+    return lam * np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0)))
 
 
 def _rate(p: float) -> None:
@@ -237,93 +274,83 @@ def zero_dropout(x: Tensor, p: float, generator: torch.Generator) -> Tensor:
 # --- networks ---------------------------------------------------------------------------------------------
 
 
-def propagate_moments(
-    activation: Callable[[Tensor], Tensor],
-    gain: float,
-    depth: int,
-    width: int,
-    batch: int,
-    generator: torch.Generator,
-    start: tuple[float, float] = (0.0, 1.0),
-    after: Callable[[Tensor], Tensor] = lambda x: x,
-) -> Tensor:
-    """What random layers do to a batch of N(start) numbers: (depth, 3), a row for each layer.
+@dataclass(frozen=True)
+class RandomLayers:
+    """Layers of equal width with weights N(0, gain / width), new in every layer (gain 1: LeCun, 2: He).
 
-    Weights are N(0, gain / width), new in every layer (gain 1: LeCun, 2: He). ``start``: mean and variance.
-    ``after`` acts on every layer's output, such as noise or dropout. The columns: mean and variance over
-    units and batch together, and the variance of a unit over the batch, averaged over units.
-    Raises ``ValueError`` for depth, width or batch < 1, a gain <= 0, or a negative variance.
+    Raises ``ValueError`` for a depth, width or batch < 1 or a gain that is not > 0.
     """
-    at_least(1, depth=depth, width=width, batch=batch)
-    if not gain > 0 or start[1] < 0:
-        raise ValueError(f"gain must be > 0 and a variance >= 0, got {gain} and {start[1]}")
-    x = start[0] + math.sqrt(start[1]) * torch.randn(batch, width, generator=generator)
-    rows = []
-    for _ in range(depth):
-        weights = torch.randn(width, width, generator=generator) * math.sqrt(gain / width)
-        x = after(activation(x @ weights))
-        rows.append(torch.stack([x.mean(), x.var(correction=0), x.var(0, correction=0).mean()]))
-    return torch.stack(rows)
 
+    activation: Callable[[Tensor], Tensor]
+    gain: float
+    depth: int
+    width: int
+    batch: int
 
-def gradient_sizes(
-    activation: Callable[[Tensor], Tensor],
-    gain: float,
-    depth: int,
-    width: int,
-    batch: int,
-    generator: torch.Generator,
-    norm: bool = False,
-) -> Tensor:
-    """Size of a gradient that random layers send back: (depth,), of each layer's output, the last being 1.
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for sizes that no layer has."""
+        at_least(1, depth=self.depth, width=self.width, batch=self.batch)
+        finite(above=True, gain=self.gain)
 
-    Layers, weights and bad sizes as in ``propagate_moments``, from a start of mean 0 and variance 1; with
-    ``norm`` each layer's units have their mean and variance over the batch divided out before the activation.
-    What arrives at the last layer is a random direction; sizes are norms over units and batch.
-    """
-    at_least(1, depth=depth, width=width, batch=batch)
-    if not gain > 0:
-        raise ValueError(f"gain must be > 0, got {gain}")
-    x = torch.randn(batch, width, generator=generator).requires_grad_()
-    outputs = []
-    for _ in range(depth):
-        x = x @ (torch.randn(width, width, generator=generator) * math.sqrt(gain / width))
-        if norm:
-            x = (x - x.mean(0)) * (x.var(0, correction=0) + 1e-5).rsqrt()
-        x = activation(x)
-        outputs.append(x)
-    gradients = torch.autograd.grad(x, outputs, torch.randn(batch, width, generator=generator))
-    sizes = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
-    return sizes / sizes[-1]
+    def _start(self, generator: torch.Generator) -> Tensor:
+        return torch.randn(self.batch, self.width, generator=generator)
 
+    def _weights(self, generator: torch.Generator) -> Tensor:
+        weights = torch.randn(self.width, self.width, generator=generator)
+        return weights * math.sqrt(self.gain / self.width)
 
-def correlation_of_passes(
-    activation: Callable[[Tensor], Tensor],
-    gain: float,
-    depth: int,
-    width: int,
-    batch: int,
-    generator: torch.Generator,
-    after: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """How far two passes of one batch agree when each has noise of its own: (depth,), after each layer.
+    def moments(
+        self,
+        generator: torch.Generator,
+        start: tuple[float, float] = (0.0, 1.0),
+        after: Callable[[Tensor], Tensor] = lambda x: x,
+    ) -> Tensor:
+        """What the layers do to a batch of N(start) numbers: (depth, 3), a row for each layer.
 
-    Layers, weights, ``after`` and bad sizes as in ``propagate_moments``, from a start of mean 0 and variance
-    1; both passes have the same weights, and ``after`` acts on each by itself. Each unit's mean over the
-    batch is subtracted before correlating, so that only what differs from input to input counts: 1 where
-    there is no noise, 0 where nothing of the input is left.
-    """
-    at_least(1, depth=depth, width=width, batch=batch)
-    if not gain > 0:
-        raise ValueError(f"gain must be > 0, got {gain}")
-    one = other = torch.randn(batch, width, generator=generator)
-    found = []
-    for _ in range(depth):
-        weights = torch.randn(width, width, generator=generator) * math.sqrt(gain / width)
-        one, other = (after(activation(x @ weights)) for x in (one, other))
-        a, b = (x - x.mean(0) for x in (one, other))
-        found.append((a * b).sum() / torch.sqrt(a.square().sum() * b.square().sum()))
-    return torch.stack(found)
+        ``start``: mean and variance. ``after`` acts on every layer's output, such as noise or dropout. The
+        columns: mean and variance over units and batch together, and the variance of a unit over the batch,
+        averaged over units. Raises ``ValueError`` for a negative variance.
+        """
+        finite(variance=start[1])
+        x = start[0] + math.sqrt(start[1]) * self._start(generator)
+        rows = []
+        for _ in range(self.depth):
+            x = after(self.activation(x @ self._weights(generator)))
+            rows.append(torch.stack([x.mean(), x.var(correction=0), x.var(0, correction=0).mean()]))
+        return torch.stack(rows)
+
+    def gradients(self, generator: torch.Generator, norm: bool = False) -> Tensor:
+        """Size of a gradient that the layers send back: (depth,), of each layer's output, the last being 1.
+
+        With ``norm`` each layer's units have their mean and variance over the batch divided out before the
+        activation. A random direction arrives at the last layer; sizes are norms over units and batch.
+        """
+        x = self._start(generator).requires_grad_()
+        outputs = []
+        for _ in range(self.depth):
+            x = x @ self._weights(generator)
+            if norm:
+                x = (x - x.mean(0)) * (x.var(0, correction=0) + 1e-5).rsqrt()
+            x = self.activation(x)
+            outputs.append(x)
+        gradients = torch.autograd.grad(x, outputs, self._start(generator))
+        sizes = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
+        return sizes / sizes[-1]
+
+    def agreement(self, generator: torch.Generator, after: Callable[[Tensor], Tensor]) -> Tensor:
+        """How far two passes of one batch correlate when ``after`` acts on each by itself: (depth,).
+
+        Each unit's mean over the batch is subtracted first, so that only what differs from input to input
+        counts: 1 where there is no noise, 0 where nothing of the input is left.
+        """
+        one = other = self._start(generator)
+        found = []
+        for _ in range(self.depth):
+            weights = self._weights(generator)
+            one, other = (after(self.activation(x @ weights)) for x in (one, other))
+            a, b = (x - x.mean(0) for x in (one, other))
+            found.append((a * b).sum() / torch.sqrt(a.square().sum() * b.square().sum()))
+        return torch.stack(found)
 
 
 class Activation(nn.Module):
@@ -436,10 +463,8 @@ def make_mlp(
     statistics of the batch at hand, in evaluation too. Skips start at the second layer, where shapes agree.
     Raises ``ValueError`` for an unknown kind or order, a size < 1, or a rate outside [0, 1).
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    if bn_order not in ("before", "after"):
-        raise ValueError(f"bn_order must be 'before' or 'after', got {bn_order!r}")
+    one_of(KINDS, kind=kind)
+    one_of(("before", "after"), bn_order=bn_order)
     at_least(1, d_in=d_in, width=width, depth=depth, n_classes=n_classes)
     _rate(dropout)
     spec = KINDS[kind]
@@ -475,3 +500,15 @@ def make_mlp(
     if spec.skip == "residual":
         layers += finish()
     return nn.Sequential(*layers, dense(width, n_classes, 1))
+
+
+@torch.no_grad()
+def layer_variances(network: nn.Sequential, rows: Tensor) -> Tensor:
+    """Variance over units and rows (n, d_in) together after each hidden layer, without dropout: (depth,)."""
+    found = []
+    for part in list(network)[:-1]:
+        rows = part(rows)
+        # The first layer stands apart from its activation.
+        if not isinstance(part, nn.Linear):
+            found.append(rows.var(correction=0))
+    return torch.stack(found)
