@@ -23,14 +23,12 @@ surface does with the second parameter in the first phase is offered both ways (
 
 import bisect
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.random import Generator
 
 Array = np.ndarray
@@ -47,10 +45,6 @@ TIE = 1e-12
 """Gains closer than this, relative to the best, count as equal."""
 CELLS = 2_000_000
 """Beams times runs computed at once, which bounds memory."""
-
-
-class NotUnimodalWarning(UserWarning):
-    """The grid or the spacing is one for which the gain has more than one peak."""
 
 
 def _need(fits: bool, name: str, value: object, expected: str) -> None:
@@ -145,18 +139,12 @@ class HMT:
     def towards(cls, alpha: Array, mx: int, my: int, d: float, snr_db: float, oversample: float = 1) -> "HMT":
         """The mx x my surface with receivers in the directions ``alpha`` (trials, 2).
 
-        Warns with ``NotUnimodalWarning`` if d > 1/4 or oversample > 1.
+        The gain is unimodal for d <= 1/4 and oversample 1, or 1 over a whole number.
         """
         betas = beta_grid(mx, d, oversample), beta_grid(my, d, oversample)
         alpha = np.asarray(alpha, dtype=float)
         _need(alpha.ndim == 2 and alpha.shape[1] == 2, "alpha", alpha.shape, "of shape (trials, 2)")
         _need(bool((np.abs(alpha) <= 1).all()), "alpha", float(np.abs(alpha).max()), "in [-1, 1]")
-        if d > 0.25 or oversample > 1:
-            warnings.warn(
-                f"the gain is not unimodal for d = {d:g} > 0.25 or oversample = {oversample:g} > 1",
-                NotUnimodalWarning,
-                stacklevel=2,
-            )
         first = array_gain(mx, d, alpha[:, :1] - betas[0])
         second = array_gain(my, d, alpha[:, 1:] - betas[1])
         rest = int(np.abs(betas[0]).argmin()), int(np.abs(betas[1]).argmin())
@@ -346,37 +334,19 @@ sequential_halving_coord: Algorithm = partial(by_coordinate, search=sequential_h
 uniform_coord: Algorithm = partial(by_coordinate, search=even_sampling)
 
 
-def run_trials(
-    env: HMT, algorithms: dict[str, Algorithm], budget: int, rng: Callable[[], Generator], draws: int = 1
-) -> pd.DataFrame:
-    """Every algorithm on every receiver: one row each, averaged over ``draws`` runs.
-
-    ``rng`` makes the generator that each algorithm starts from, the same for all of them. Columns: algorithm,
-    receiver, success (share of runs that end on a best beam), gain (mean G of the beam chosen over the best
-    beam's) and rate (mean of ``log2(1 + power G)``, bits per use).
-    """
+def success(env: HMT, algorithm: Algorithm, budget: int, rng: Generator, draws: int = 1) -> Array:
+    """Share of runs that end on a best beam, for each receiver: (trials,), over ``draws`` runs."""
     _need(draws >= 1, "draws", draws, ">= 1")
     _need(budget >= 1, "budget", budget, ">= 1")
     runs = np.repeat(np.arange(env.trials), draws)
     at_once = max(1, CELLS // (env.shape[0] * env.shape[1]))
-    best = env.best()[:, None]
-    tables = []
-    for name, algorithm in algorithms.items():
-        generator, chosen = rng(), []
-        for some in (runs[start : start + at_once] for start in range(0, len(runs), at_once)):
-            part = replace(env, gains=(env.gains[0][some], env.gains[1][some]))
-            i, j = algorithm(part, budget, generator)
-            chosen.append(part.gain(i[:, None], j[:, None])[:, 0])
-        gain = np.concatenate(chosen).reshape(env.trials, draws)
-        columns = {
-            "algorithm": name,
-            "receiver": np.arange(env.trials),
-            "success": (gain >= best * (1 - TIE)).mean(1),
-            "gain": (gain / best).mean(1),
-            "rate": np.log2(1 + env.power * gain).mean(1),
-        }
-        tables.append(pd.DataFrame(columns))
-    return pd.concat(tables, ignore_index=True)
+    chosen = []
+    for some in (runs[start : start + at_once] for start in range(0, len(runs), at_once)):
+        part = replace(env, gains=(env.gains[0][some], env.gains[1][some]))
+        i, j = algorithm(part, budget, rng)
+        chosen.append(part.gain(i[:, None], j[:, None])[:, 0])
+    gain = np.concatenate(chosen).reshape(env.trials, draws)
+    return (gain >= env.best()[:, None] * (1 - TIE)).mean(1)
 
 
 def error_window(
@@ -396,3 +366,31 @@ def error_window(
     logs = -np.log(np.maximum(fallen, low / 10))  # an error that was not seen is small, not zero
     first, last = np.exp(np.interp(-np.log([high, low]), logs, np.log(budgets)))
     return int(first), int(last)
+
+
+SCAN = tuple(100 * 4**k for k in range(22))
+"""Budgets at which ``decay`` looks for a receiver's own."""
+
+
+def decay(
+    env: HMT, algorithm: Algorithm, rng: Callable[[str], Generator], runs: int, high: float, low: float
+) -> list[tuple[Array, Array] | None]:
+    """Six budgets and their errors, each (6,), for every receiver that errs at least ``high`` at first.
+
+    A scan of 300 runs a budget finds where a receiver's error passes ``high`` and ``low``; six budgets
+    between have ``runs`` of their own. None where the error does not fall so far. ``rng`` makes a generator for each
+    purpose. An error that was not seen counts as half a run's.
+    """
+    scans = [1 - success(env, algorithm, n, rng(f"scan {n}"), 300) for n in SCAN]
+    found: list[tuple[Array, Array] | None] = []
+    for index, errors in enumerate(np.stack(scans).T):
+        if errors[0] < high:
+            continue
+        if (window := error_window(SCAN, errors.tolist(), high, low)) is None:
+            found.append(None)
+            continue
+        alone = replace(env, gains=(env.gains[0][index : index + 1], env.gains[1][index : index + 1]))
+        budgets = np.linspace(*window, 6).astype(int)
+        wrong = [1 - success(alone, algorithm, int(n), rng(f"decay {n}"), runs)[0] for n in budgets]
+        found.append((budgets, np.maximum(wrong, 0.5 / runs)))
+    return found
