@@ -378,8 +378,8 @@ def decay(
     """Six budgets and their errors, each (6,), for every receiver that errs at least ``high`` at first.
 
     A scan of 300 runs a budget finds where a receiver's error passes ``high`` and ``low``; six budgets
-    between have ``runs`` of their own. None where the error does not fall so far. ``rng`` makes a generator for each
-    purpose. An error that was not seen counts as half a run's.
+    between have ``runs`` of their own. None where the error does not fall so far. ``rng`` makes a generator
+    for each purpose. An error that was not seen counts as half a run's.
     """
     scans = [1 - success(env, algorithm, n, rng(f"scan {n}"), 300) for n in SCAN]
     found: list[tuple[Array, Array] | None] = []
