@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.signal import fftconvolve
 from torch.nn.functional import conv2d, scaled_dot_product_attention
 
+from fourfold.bench4f import light
 from fourfold.bench4f.light import (
     MODES,
     capacity,
@@ -24,11 +25,14 @@ from fourfold.bench4f.light import (
 )
 from fourfold.bench4f.throughput import (
     FATNET_CHANNELS,
+    FILTERS,
     RATES,
     RESNET18_CHANNELS,
     SIGN_PASSES,
     Bench4f,
     ViTShape,
+    conversion_samples,
+    converted_seconds_per_image,
     convolution_count,
     fatnet_seconds,
     group_size,
@@ -302,6 +306,95 @@ def test_sign_and_latency_enter_as_stated():
     assert late - plain["pm"] == pytest.approx(8 * 1e-3 / 4)
 
 
+# --- conversion -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def converted(monkeypatch):
+    """What the simulated bench shows and reads: pixels that are not dark, once a plane, a pass, a read-out."""
+    seen = {"display": 0, "filter": 0, "pixels": 0, "camera": 0}
+
+    def passing(planes, filters, light_pass=light.light_pass):
+        camera = light_pass(planes, filters)
+        seen["display"] += int(planes.count_nonzero())
+        seen["filter"] += int(filters.broadcast_to(camera.shape).count_nonzero())
+        seen["pixels"] += camera.numel()
+        return camera
+
+    def reading(plane, corners, size, read=light._read):
+        squares = read(plane, corners, size)
+        seen["camera"] += squares.numel()
+        return squares
+
+    monkeypatch.setattr(light, "light_pass", passing)
+    monkeypatch.setattr(light, "_read", reading)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("tokens", "heads", "R", "batch", "groups"),
+    [
+        (4, 4, 8, 4, 1),  # all tokens on one plane, all scores of a head in one pass
+        (4, 1, 16, 8, 1),  # two planes for the batch
+        (8, 4, 8, 1, 2),  # a head's tokens need two planes
+        (16, 4, 8, 1, 1),  # one key a pass
+    ],
+)
+def test_samples_are_what_a_whole_block_shows_and_reads_on_the_simulated_bench(
+    converted, tokens, heads, R, batch, groups
+):
+    """One block of a small transformer, every layer and head run through light; a pass a product (offset)."""
+    d, p, r = 16, 4, 2
+    shape, bench = ViTShape(tokens, d, depth=1, heads=heads, mlp_ratio=r), Bench4f(R, 1e6, "offset")
+    tiling = "naive" if tokens == 16 else "mix"
+    assert (
+        light.token_groups(tokens, tokens, R, shape.head_pitch, "batch" if tokens == 16 else "mix") == groups
+    )
+    for kernels in (3 * d, d, r * d, *r * [d]):  # q, k, v; projection; MLP up; its way down, part by part
+        optical_linear(normal(tokens * batch, p, p), normal(kernels, p, p), R)
+    optical_attention(*normal(3, batch, heads, tokens, d // heads), R, tiling)
+    for filters in FILTERS:
+        shown = {part: converted[part] for part in ("display", "filter", "camera")}
+        if filters == "spectrum":
+            shown["filter"] = converted["pixels"]
+        assert conversion_samples(shape, bench, batch, tiling, filters=filters) == shown
+
+
+def test_samples_of_an_image_in_closed_form():
+    """By hand, at the size of the authors' earlier code: 8 blocks, 145 tokens of 64, 4 heads, 502 images."""
+    bench = Bench4f(2160, 1e6)
+    counted = conversion_samples(FCSA, bench, 502)
+    assert counted == {
+        "display": 502 * 8 * 145 * 64 * 7,
+        "filter": 2 * (4096 + 2 * 502 * 32) * 2160**2,
+        "camera": 502 * 2 * 8 * 145 * (8 * 64 + 4 * 145 + 64),
+    }
+    written = conversion_samples(FCSA, bench, 502, filters="impulse")
+    assert written == counted | {"filter": 2 * (4096 * 64 + 502 * 8 * 145 * (64 + 4 * 145))}
+
+
+def test_signs_and_sharing_enter_samples_as_stated():
+    one, two, four = (
+        conversion_samples(FCSA, Bench4f(2160, 1e6, sign), 64) for sign in ("offset", "pm", "pm_signed")
+    )
+    assert two == {"display": one["display"], "filter": 2 * one["filter"], "camera": 2 * one["camera"]}
+    assert four == {part: 2 * samples for part, samples in two.items()}
+    own = conversion_samples(FCSA, Bench4f(2160, 1e6), 64, shared=False)
+    assert own["filter"] - two["filter"] == 144 * 2 * 4096 * 2160**2
+    assert own | {"filter": 0} == two | {"filter": 0}
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+def test_conversion_hides_behind_light_down_to_one_rate(filters):
+    bench = Bench4f(2160, 1e6)
+    free = seconds_per_image(FCSA, bench, 502)
+    rate = sum(conversion_samples(FCSA, bench, 502, filters=filters).values()) / (502 * free)
+    assert rate == pytest.approx({"spectrum": 4.688e12, "impulse": 3.254e10}[filters], rel=1e-3)
+    for share, slower in ((1e-3, 1000), (0.5, 2), (1 + 1e-9, 1), (1e3, 1)):
+        found = converted_seconds_per_image(FCSA, bench, 502, rate * share, filters=filters)
+        assert found == pytest.approx(slower * free)
+
+
 def test_fatnet_anchor_to_four_digits():
     assert convolution_count(RESNET18_CHANNELS) == 1_220_800
     assert convolution_count(FATNET_CHANNELS) == 148_637
@@ -345,6 +438,9 @@ REFUSED = [
     (lambda: passes(FCSA, Bench4f(512, 1e6), 0), "batch must be >= 1, got 0"),
     (lambda: passes(FCSA, Bench4f(512, 1e6), 1, "all"), "tiling must be one of .*, got 'all'"),
     (lambda: passes(FCSA, Bench4f(7, 1e6), 1), "R = 7 pixels: expected at least the pitch, 8"),
+    (lambda: conversion_samples(FCSA, Bench4f(512, 1e6), 1, filters="lens"), "filters must be one of .*, got 'lens'"),
+    (lambda: conversion_samples(FCSA, Bench4f(512, 1e6), 0), "batch must be >= 1, got 0"),
+    (lambda: converted_seconds_per_image(FCSA, Bench4f(512, 1e6), 1, 0), "sample_hz must be finite and > 0, got 0"),
     (lambda: fatnet_seconds(1, 3137), r"batch must be in 1\.\.3136 .*, got 3137"),
     (lambda: fatnet_seconds(1, 64, 0), "frame_hz must be finite and > 0, got 0"),
 ]  # fmt: skip

@@ -1,7 +1,8 @@
-"""Passes of light that a network takes on a 4f bench, and the time that they take.
+"""Passes of light that a network takes on a 4f bench, the samples converted for them, and the time that they take.
 
 Sources: Ibadulla, Chen, Reyes-Aldasoro, ConvShareViT (arXiv 2504.11517) for shared kernels and FatNet (arXiv
-2210.16914) for the timing rule. The counts are derived here; grouped attention is our extension, not theirs.
+2210.16914) for the timing rule; Meech, Tsoutsouras, Stanley-Marbell (arXiv 2308.01719) for why conversion
+counts. The counts are derived here; grouped attention is our extension, not theirs.
 """
 
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from fourfold import checks
 from fourfold.bench4f import light
 
 TILINGS = ("naive", "mix", "grouped")
+FILTERS = ("spectrum", "impulse")
 
 # Frames per second of the slowest part. paper: implied by FatNet's table; dmd: micromirrors with 2 megapixels
 # (Miscuglio et al., Optica 7, 1812, 2020); slm: overdriven nematic liquid crystal, 1 ms a change (Optics
@@ -20,6 +22,9 @@ RATES = {"paper": 1e6, "dmd": 1e4, "slm": 1e3}
 # Passes for one signed product. pm: kernel split into k+ and k-, input non-negative; pm_signed: input split
 # too; offset: both raised by constants, undone in electronics, as <x + c, K> = <x, K> + c sum(K).
 SIGN_PASSES = {"pm": 2, "pm_signed": 4, "offset": 1}
+
+# Samples a second and joules a sample of an 8-bit converter of 90 GS/s and 667 mW (Kull et al., ISSCC 2014).
+CONVERTER_HZ, CONVERTER_J = 90e9, 0.667 / 90e9
 
 # (C_in, C_out) of the convolutions in FatNet's timing table; FatNet's last layer, 155 -> 1, is not counted.
 RESNET18_CHANNELS = (
@@ -112,6 +117,70 @@ def seconds_per_image(
     """Seconds per image, (c N / f + L latency) / B, N of `passes`, c of `SIGN_PASSES` (FatNet's rule)."""
     frames = SIGN_PASSES[bench.sign] * sum(passes(shape, bench, batch, tiling, shared).values())
     return (frames / bench.frame_hz + shape.depth * bench.layer_latency_s) / batch
+
+
+def conversion_samples(
+    shape: ViTShape,
+    bench: Bench4f,
+    batch: int,
+    tiling: str = "mix",
+    shared: bool = True,
+    filters: str = "spectrum",
+) -> dict[str, int]:
+    """Samples that one batch converts: {"display", "filter"} from digital to analog, {"camera"} back. Derived.
+
+    Only what must be: pixels of the display that hold a token, pixels of the camera that are read, one sample
+    each; dark ones are free. Per block, c of `SIGN_PASSES`:
+
+    display: s T B d (5 + r). An image stays while kernels and their signs change, so that q, k and v share one
+    writing; projection, MLP up, scores (q) and values (v) have one each, MLP down r; s = 2 if the input is
+    split too (pm_signed), else 1.
+    filter: written anew for each of the c N passes. A filter in the Fourier plane shows the spectrum of its
+    kernels, and none of its R^2 pixels is dark; it holds a complex number and counts once. With ``filters``
+    "impulse" light transforms what a display shows, and only the kernels' own numbers are written: d a pass of
+    a static layer, G T d an image for the scores, H T^2 for the values.
+    camera: c T B ((4 + 2r) d + H T + G d), one number per token and kernel of a valid layer, one per score,
+    and the images of A v once for each of the G planes that a problem's tokens take (`light.token_groups`).
+
+    ValueError for what `passes` refuses, or unknown filters.
+    """
+    checks.one_of(FILTERS, filters=filters)
+    counted = passes(shape, bench, batch, tiling, shared)
+    tokens, signs = batch * shape.tokens, SIGN_PASSES[bench.sign]
+    mode = "batch" if tiling == "naive" else "mix"
+    groups = light.token_groups(shape.tokens, shape.tokens, bench.plane, shape.head_pitch, mode)
+    scores = shape.heads * shape.tokens
+    written = (
+        sum(counted.values()) * bench.plane**2
+        if filters == "spectrum"
+        else counted["static"] * shape.dim + shape.depth * tokens * (groups * shape.dim + scores)
+    )
+    read = (4 + 2 * shape.mlp_ratio) * shape.dim + scores + groups * shape.dim
+    return {
+        "display": (2 if bench.sign == "pm_signed" else 1)
+        * (shape.depth * tokens * shape.dim * (5 + shape.mlp_ratio)),
+        "filter": signs * written,
+        "camera": signs * shape.depth * tokens * read,
+    }
+
+
+def converted_seconds_per_image(
+    shape: ViTShape,
+    bench: Bench4f,
+    batch: int,
+    sample_hz: float,
+    tiling: str = "mix",
+    shared: bool = True,
+    filters: str = "spectrum",
+) -> float:
+    """Seconds per image if all converters together make ``sample_hz`` samples a second.
+
+    The longer of `seconds_per_image` and of the conversion of `conversion_samples`: the bench's favour, since
+    conversion hides behind light entirely and spreads evenly over all passes. ValueError for sample_hz <= 0.
+    """
+    checks.finite(above=True, sample_hz=sample_hz)
+    samples = sum(conversion_samples(shape, bench, batch, tiling, shared, filters).values())
+    return max(seconds_per_image(shape, bench, batch, tiling, shared), samples / (sample_hz * batch))
 
 
 def convolution_count(channels: Iterable[tuple[int, int]]) -> int:
