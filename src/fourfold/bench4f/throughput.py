@@ -1,4 +1,4 @@
-"""Passes of light that a network takes on a 4f bench, the samples converted for them, and the time that they take.
+"""Passes of light that a network takes on a 4f bench, the samples that they convert, and the time of both.
 
 Sources: Ibadulla, Chen, Reyes-Aldasoro, ConvShareViT (arXiv 2504.11517) for shared kernels and FatNet (arXiv
 2210.16914) for the timing rule; Meech, Tsoutsouras, Stanley-Marbell (arXiv 2308.01719) for why conversion
@@ -126,42 +126,63 @@ def conversion_samples(
     tiling: str = "mix",
     shared: bool = True,
     filters: str = "spectrum",
-) -> dict[str, int]:
-    """Samples that one batch converts: {"display", "filter"} from digital to analog, {"camera"} back. Derived.
+) -> dict[str, dict[str, int]]:
+    """Samples that a batch converts in all blocks: for each layer {"display", "filter", "camera"}. Derived.
 
-    Only what must be: pixels of the display that hold a token, pixels of the camera that are read, one sample
-    each; dark ones are free. Per block, c of `SIGN_PASSES`:
+    The layers are qkv (together), projection, mlp_up, mlp_down, scores and values. Display and filter take
+    digital to analog, the camera back. Only what must be counts: pixels of the display that hold a token and
+    pixels of the camera that are read, one sample each. With N of `passes`, c of `SIGN_PASSES`, T B tokens:
 
-    display: s T B d (5 + r). An image stays while kernels and their signs change, so that q, k and v share one
-    writing; projection, MLP up, scores (q) and values (v) have one each, MLP down r; s = 2 if the input is
-    split too (pm_signed), else 1.
-    filter: written anew for each of the c N passes. A filter in the Fourier plane shows the spectrum of its
-    kernels, and none of its R^2 pixels is dark; it holds a complex number and counts once. With ``filters``
-    "impulse" light transforms what a display shows, and only the kernels' own numbers are written: d a pass of
-    a static layer, G T d an image for the scores, H T^2 for the values.
-    camera: c T B ((4 + 2r) d + H T + G d), one number per token and kernel of a valid layer, one per score,
-    and the images of A v once for each of the G planes that a problem's tokens take (`light.token_groups`).
+    display: L T B d for each vector that a layer takes in, r for mlp_down, else 1; twice if the input is
+    split (pm_signed). An image stays while kernels and their signs change; scores have the queries as image.
+    filter: c N R^2. In the Fourier plane it shows the spectrum of its kernels, of which no pixel is dark; a
+    pixel holds a complex number and counts once. With ``filters`` "impulse" a lens makes that spectrum, and
+    only the kernels' own numbers are written: c times d for each pass of a static layer, c L T B G d for
+    scores, c L T B H T for values.
+    In values the filter, attention's weights, has no sign: it stays while the display shows v+ and v-, which
+    counts the display twice and the filter half, unless a product takes one pass (offset).
+    camera: c L T B times the kernels of a layer, H T for scores and G d for values, since partial sums are
+    read from each of the G planes that a problem's tokens take (`light.token_groups`).
 
     ValueError for what `passes` refuses, or unknown filters.
     """
     checks.one_of(FILTERS, filters=filters)
     counted = passes(shape, bench, batch, tiling, shared)
-    tokens, signs = batch * shape.tokens, SIGN_PASSES[bench.sign]
+    signs, r, d = SIGN_PASSES[bench.sign], shape.mlp_ratio, shape.dim
+    tokens = shape.depth * batch * shape.tokens  # L T B
     mode = "batch" if tiling == "naive" else "mix"
     groups = light.token_groups(shape.tokens, shape.tokens, bench.plane, shape.head_pitch, mode)
     scores = shape.heads * shape.tokens
-    written = (
-        sum(counted.values()) * bench.plane**2
-        if filters == "spectrum"
-        else counted["static"] * shape.dim + shape.depth * tokens * (groups * shape.dim + scores)
-    )
-    read = (4 + 2 * shape.mlp_ratio) * shape.dim + scores + groups * shape.dim
-    return {
-        "display": (2 if bench.sign == "pm_signed" else 1)
-        * (shape.depth * tokens * shape.dim * (5 + shape.mlp_ratio)),
-        "filter": signs * written,
-        "camera": signs * shape.depth * tokens * read,
+    square = counted["static"] // (4 + 2 * r)  # passes of a layer of d -> d, in all blocks
+
+    def layer(shows: int, vectors: int, used: int, written: int, read: int) -> dict[str, int]:
+        """Shows of a vector, vectors in, passes, numbers of their kernels, numbers out per token."""
+        return {
+            "display": shows * tokens * vectors * d,
+            "filter": signs * (used * bench.plane**2 if filters == "spectrum" else written),
+            "camera": signs * tokens * read,
+        }
+
+    shows = 2 if bench.sign == "pm_signed" else 1
+    layers = {
+        name: layer(shows, vectors, squares * square, squares * square * d, squares * d)
+        for name, vectors, squares in (
+            ("qkv", 1, 3),
+            ("projection", 1, 1),
+            ("mlp_up", 1, r),
+            ("mlp_down", r, r),
+        )
     }
+    layers["scores"] = layer(shows, 1, counted["scores"], tokens * groups * d, scores)
+    both = min(signs, 2)  # v+ and v- meet the same filter
+    values = layer(both, 1, counted["values"], tokens * scores, groups * d)
+    layers["values"] = values | {"filter": values["filter"] // both}
+    return layers
+
+
+def total_samples(layers: dict[str, dict[str, int]], *parts: str) -> int:
+    """Samples of `conversion_samples` over all layers, of some parts of the bench or of all."""
+    return sum(of[part] for of in layers.values() for part in parts or of)
 
 
 def converted_seconds_per_image(
@@ -179,7 +200,7 @@ def converted_seconds_per_image(
     conversion hides behind light entirely and spreads evenly over all passes. ValueError for sample_hz <= 0.
     """
     checks.finite(above=True, sample_hz=sample_hz)
-    samples = sum(conversion_samples(shape, bench, batch, tiling, shared, filters).values())
+    samples = total_samples(conversion_samples(shape, bench, batch, tiling, shared, filters))
     return max(seconds_per_image(shape, bench, batch, tiling, shared), samples / (sample_hz * batch))
 
 
