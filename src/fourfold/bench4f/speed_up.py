@@ -159,7 +159,7 @@ def speed_up_figure() -> tuple[Figure, dict[str, Any]]:
         for panel, part, y, colour, name in (
             (above, "free", speed_up(**free), figures.BLUE, "your point"),
             (above, "point", speed_up(**held), figures.ORANGE, "your point, with conversion"),
-            (below, "spent", joules(**spent)["conversion"], figures.ORANGE, None),
+            (below, "spent", joules(**spent)["conversion"], figures.ORANGE, ""),
         ):
             ring = {"markersize": 12, "markerfacecolor": "none", "markeredgewidth": 3, "color": colour}
             draw(panel, f"{part}-{axis}", [CLAIM[axis]], [y], marker="o", linestyle="", label=name, **ring)
