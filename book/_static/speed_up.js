@@ -80,7 +80,10 @@
     }
     texts["title-batch"] = `plane of ${state.plane} pixels`;
     texts["title-plane"] = `batch of ${state.batch}`;
-    for (let k = first; k <= last; k++) texts[`decade-${k - first}`] = short(10 ** (k + shift));
+    for (let k = 0; k <= last - first; k++) {
+      const decade = first + shift + k;
+      texts[`decade-${k}`] = decade < -3 ? `1e${decade}` : short(10 ** decade);
+    }
     return { paths, points, texts, finding: sentence(now) };
   };
 

@@ -62,7 +62,11 @@ WAYS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "unshared": ({"shared": False}, "a kernel per token", {"color": figures.VERMILION, "linestyle": "--"}),
     "naive": ({"tiling": "naive"}, "one key a pass", {"color": figures.GREEN, "linestyle": ":"}),
 }
-CONVERTED = {"color": figures.ORANGE, "linewidth": 2.6}
+CONVERTED = {
+    "color": figures.ORANGE,
+    "linewidth": 4.5,
+    "zorder": 1.9,
+}  # below and wider: both show where equal
 # Energies of an image, the keys of `joules`: name and line in the figure.
 ENERGIES: dict[str, tuple[str, dict[str, Any]]] = {
     "conversion": ("shared kernels, with conversion", CONVERTED),
@@ -156,13 +160,14 @@ def speed_up_figure() -> tuple[Figure, dict[str, Any]]:
         for part, (name, look) in ENERGIES.items():
             ys = [energies[part] for energies in found]
             draw(below, f"{part}-{axis}", values, ys, label=name, **look)
-        for panel, part, y, colour, name in (
-            (above, "free", speed_up(**free), figures.BLUE, "your point"),
-            (above, "point", speed_up(**held), figures.ORANGE, "your point, with conversion"),
-            (below, "spent", joules(**spent)["conversion"], figures.ORANGE, ""),
+        ring = {"marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgewidth": 2}
+        ring |= {"linestyle": "", "color": figures.INK}
+        for panel, part, y in (
+            (above, "free", speed_up(**free)),
+            (above, "point", speed_up(**held)),
+            (below, "spent", joules(**spent)["conversion"]),
         ):
-            ring = {"markersize": 12, "markerfacecolor": "none", "markeredgewidth": 3, "color": colour}
-            draw(panel, f"{part}-{axis}", [CLAIM[axis]], [y], marker="o", linestyle="", label=name, **ring)
+            draw(panel, f"{part}-{axis}", [CLAIM[axis]], [y], label="your point", **ring)
         above.set(xscale="log", yscale="log", ylim=(10.0 ** DECADES[0], 10.0 ** DECADES[-1]))
         below.set(xscale="log", yscale="log", ylim=(10.0 ** JOULES[0], 10.0 ** JOULES[1]), xlabel=title)
         below.set_xticks(ticks, [str(tick) for tick in ticks])
