@@ -1,4 +1,4 @@
-"""What GitHub does with the book: workflows name what is there, and do what they say as far as can be tried."""
+"""What GitHub does with the book: workflows name what is there, and do what they say as far as we can try."""
 
 import os
 import re
