@@ -23,7 +23,7 @@ from torch.nn.functional import conv2d, pad, pixel_shuffle, unfold
 from fourfold import cost
 from fourfold.data.image_pairs import Pairs, enlarge
 
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "linear": nn.Identity}
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 CHANNELS = (64, 32)
 """Feature maps of the two hidden layers, in ESPCN and in SRCNN."""
