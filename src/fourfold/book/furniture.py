@@ -83,11 +83,12 @@ def copy_downloads(app: Sphinx, error: Exception | None) -> None:
     """Lay the files that the pages offer beside them, so that the links work with no network."""
     if error is None and app.builder.format == "html":
         folder = Path(app.outdir) / "downloads"
-        folder.mkdir(exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         for record in _chapters().values():
             for source in files(record).values():
                 shutil.copyfile(source, folder / source.name)
-        for name, text in ledger_page.downloads(ledger_page.claims()).items():
+        for name, text in ledger_page.downloads(executed.RUNS / "ledger.ipynb").items():
             (folder / name).write_text(text, encoding="utf-8")
         for name, table in sweep_table.tables().items():
             shutil.copyfile(table, folder / name)
