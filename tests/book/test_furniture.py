@@ -79,6 +79,10 @@ def test_badges_say_the_word_lead_to_the_card_and_add_up():
         ("#a_paper-C1", "✓ C1 reproduced"),
         ("#a_paper-C2", "✗ C2 not reproduced"),
     ]
+    faces[0]["verdict"] = "holds"
+    assert soup(furniture.badges(RECORD, faces, "Run")).p.text == "Run: 1 reproduced, 1 check that holds"
+    faces[1]["verdict"] = "holds"
+    assert soup(furniture.badges(RECORD, faces, "Run")).p.text == "Run: 2 checks that hold"
 
 
 def test_the_evidence_says_what_verdicts_rest_on_and_how_this_run_compares():

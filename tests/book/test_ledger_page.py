@@ -5,6 +5,7 @@ import io
 import json
 from urllib.parse import parse_qs, urlsplit
 
+import nbformat
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
@@ -140,11 +141,20 @@ def test_a_chapter_that_failed_says_so_and_leads_to_its_error(table):
     assert soup(ledger_page.counts(broken)).select("thead th")[-1].text == "! did not run"
 
 
-def test_downloads_carry_every_row(table):
-    files = ledger_page.downloads(table)
+def test_downloads_carry_every_row_of_the_page_that_offers_them(table, tmp_path):
+    run = tmp_path / "ledger.ipynb"
+    assert ledger_page.downloads(run) == {}
+    shown = nbformat.v4.new_output("display_data", {"text/plain": ""}, metadata=ledger_page.face(table))
+    done = {"papermill": {"status": "completed"}}
+    cell = nbformat.v4.new_code_cell("display()", outputs=[shown], metadata=done)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), run)
+    files = ledger_page.downloads(run)
     read = list(csv.DictReader(io.StringIO(files["ledger.csv"])))
     assert [row["statement"] for row in read] == table.statement.tolist()
-    assert json.loads(files["ledger.json"])[0]["full_stale"] == "light, notebook"
+    assert json.loads(files["ledger.json"]) == table.to_dict(orient="records")
+    cell.metadata["papermill"]["status"] = "failed"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), run)
+    assert ledger_page.downloads(run) == {}
 
 
 def test_the_book_has_a_row_for_every_claim_of_every_record(monkeypatch):

@@ -6,6 +6,7 @@ It is plain HTML that unfolds without a script; ``book/_static/ledger.js`` adds 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -108,12 +109,19 @@ def collect(
     return pd.DataFrame(rows)
 
 
-def downloads(table: pd.DataFrame) -> dict[str, str]:
-    """The ledger as files, name -> text: CSV, and JSON with the same columns."""
-    rows = table.to_dict(orient="records")
+def face(table: pd.DataFrame) -> dict[str, Any]:
+    """The machine face of the page's run, from which the files that it offers are written."""
+    return {"fourfold": {"kind": "ledger", "claims": table.to_dict(orient="records")}}
+
+
+def downloads(run: Path) -> dict[str, str]:
+    """The ledger as files, name -> text: CSV, and JSON with the same columns; none where its page failed."""
+    if not run.is_file() or executed.failure(run):
+        return {}
+    (kept,) = executed.faces(run, "ledger")
     return {
-        "ledger.csv": table.to_csv(index=False),
-        "ledger.json": json.dumps(rows, indent=1, ensure_ascii=False) + "\n",
+        "ledger.csv": pd.DataFrame(kept["claims"]).to_csv(index=False),
+        "ledger.json": json.dumps(kept["claims"], indent=1, ensure_ascii=False) + "\n",
     }
 
 
