@@ -13,7 +13,7 @@ from fourfold.recorded import benchmark
 from fourfold.theory import ponita as paper
 
 ROUNDS, BATCH, POINTS, HIDDEN, LAYERS = 12, 4, 20, 32, 2
-BUNDLE, ROTATIONS = (16, 32), ((16, 1), (16, 2), (16, 4), (8, 4))
+BUNDLE, ROTATIONS = (16, 32), ((16, 1), (16, 2), (16, 4))
 """Orientations of R^3 x S^2; directions and in-plane angles of SE(3)."""
 
 
@@ -23,7 +23,7 @@ def main() -> None:
     generator = training.stream(0, "clouds")
     pos, scalar = torch.randn(BATCH, POINTS, 3, generator=generator), torch.ones(BATCH, POINTS, 1)
     vector = torch.randn(BATCH, POINTS, 1, 3, generator=generator)
-    grids = {n: paper.repelled(n, training.stream(n, "grid")) for n in (8, *BUNDLE)}
+    grids = {n: paper.repelled(n, training.stream(n, "grid")) for n in BUNDLE}
     nets = {"R3": paper.Ponita("R3", 1, HIDDEN, 1, 0, LAYERS)}
     nets |= {f"R3xS2, {n}": paper.Ponita("R3xS2", 2, HIDDEN, 1, 1, LAYERS, grids[n]) for n in BUNDLE}
     nets |= {
