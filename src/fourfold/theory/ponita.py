@@ -5,12 +5,12 @@ Bekkers, Vadgama, Hesselink, van der Linden and Romero, arXiv 2310.02970; the au
 change. What depends on the places and the receiver's orientation (`place`) and what depends on the two
 orientations alone (`turn`) are kept apart, since a separable convolution takes them one after the other.
 
-Implemented: attributes of all spaces, grids of orientations, the separable convolution with its calibration,
-the network over a bundle of orientations (PONITA), over positions alone (PNITA), over rigid motions, over
-translations only, and over points that have one orientation each; and the motion that joins two pairs.
+Implemented: attributes of all spaces, grids of orientations, the separable convolution, its calibration, and the
+network over a bundle of directions (PONITA), over positions alone (PNITA), over rigid motions, over shifts
+only, and over points with one orientation each; the motion that joins two pairs.
 
-Departures from the code: batches are dense (batch, points, ...), every batch of clouds of one size; without a
-radius all points are neighbours. Calibration is a pass of its own before training.
+Departures from the code: batches are dense, of clouds of one size, all neighbours if there is no radius;
+calibration is a pass of its own before training.
 """
 
 import math
@@ -91,9 +91,9 @@ def pair(space: Space, raw: Tensor) -> tuple[Tensor, Tensor]:
     d is 2 or 3 without orientations (m = 0), 4 or 6 with unit vectors (m = 1), 9 for SE(3): two of its axes.
     """
     n = 2 if space.startswith("R2") else 3
-    p, rest = raw[..., :n], raw[..., n:].unflatten(-1, (-1, n)) if raw.shape[-1] > n else raw[..., None, :0]
+    p, rest = raw[..., :n], raw[..., n:].reshape(*raw.shape[:-1], -1, n)
     if space != "SE3":
-        return p, normalize(rest, dim=-1) if raw.shape[-1] > n else raw.new_zeros(*raw.shape[:-1], 0, n)
+        return p, normalize(rest, dim=-1)
     first = normalize(rest[..., 0, :], dim=-1)
     second = normalize(rest[..., 1, :] - (first * rest[..., 1, :]).sum(-1, keepdim=True) * first, dim=-1)
     return p, torch.stack([first, second, torch.linalg.cross(first, second)], -2)
@@ -135,10 +135,8 @@ def repelled(n: int, generator: torch.Generator, steps: int = 100, rate: float =
     """
     at_least(4, n=n)
     at_least(0, steps=steps)
-    z = 2 * torch.rand(n, generator=generator, dtype=torch.float64) - 1
-    angles = torch.stack(
-        [2 * math.pi * torch.rand(n, generator=generator, dtype=torch.float64), z.acos()], -1
-    )
+    u = torch.rand(2, n, generator=generator, dtype=torch.float64)
+    angles = torch.stack([2 * math.pi * u[0], (2 * u[1] - 1).acos()], -1)
     away = ~torch.eye(n, dtype=torch.bool)
     for step in range(steps):
         x = angles.detach().requires_grad_()
