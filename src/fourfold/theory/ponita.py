@@ -5,9 +5,9 @@ Bekkers, Vadgama, Hesselink, van der Linden and Romero, arXiv 2310.02970; the au
 change. What depends on the places and the receiver's orientation (`place`) and what depends on the two
 orientations alone (`turn`) are kept apart, since a separable convolution takes them one after the other.
 
-Implemented: attributes of all spaces, grids of orientations, the separable convolution, its calibration, and the
-network over a bundle of directions (PONITA), over positions alone (PNITA), over rigid motions, over shifts
-only, and over points with one orientation each; the motion that joins two pairs.
+Implemented: attributes of all spaces, grids of orientations, the separable convolution, its calibration, and
+the network over a bundle of directions (PONITA), over positions alone (PNITA), over rigid motions, over
+shifts only, and over points with one orientation each; the motion that joins two pairs.
 
 Departures from the code: batches are dense, of clouds of one size, all neighbours if there is no radius;
 calibration is a pass of its own before training.
