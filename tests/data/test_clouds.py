@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from fourfold.data.particles import coulomb, nbody
+from fourfold.data.clouds import coulomb, nbody
 from fourfold.training import stream
 
 from ..draws import normal
