@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from fourfold.checks import at_least, between, finite
 
-SPREAD = 0.57
+SPREAD = 0.25
 """Of the energies of four dipoles."""
 
 # --- rigid motions ----------------------------------------------------------------------------------------
