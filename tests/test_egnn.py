@@ -19,15 +19,17 @@ def cloud():
 def test_displacements_turn_with_their_cloud(jolted, mirror):
     net, (pos, charge, velocity) = jolted(EGNN, 5, 2, by=0.1), cloud()
     move = mirror * torch.from_numpy(Rotation.from_rotvec([0.4, 1.0, -0.2]).as_matrix())
-    moved = net(pos @ move.T + 1.5, charge, velocity @ move.T)
-    torch.testing.assert_close(moved, net(pos, charge, velocity) @ move.T, rtol=0, atol=1e-10)
-    assert float((net(pos, charge, 0 * velocity) - net(pos, charge, velocity)).abs().max()) > 1e-3
+    (h, x), (same, moved) = net(pos, charge, velocity), net(pos @ move.T + 1.5, charge, velocity @ move.T)
+    torch.testing.assert_close(moved, x @ move.T, rtol=0, atol=1e-10)
+    torch.testing.assert_close(same, h, rtol=0, atol=1e-10)
+    assert float((net(pos, charge, 0 * velocity)[1] - x).abs().max()) > 1e-3
 
 
 def test_a_layer_is_its_formula(jolted):
     layer, (pos, charge, velocity), h = jolted(EGNNLayer, 3), cloud(), normal(2, 4, 3, seed=3)
     product = charge[:, :, None] * charge[:, None]
-    found_h, found_x = layer(h, pos, velocity, product)
+    everybody = (1 - torch.eye(4).double())[..., None]
+    found_h, found_x = layer(h, pos, velocity, product, everybody)
     for b, i in ((0, 1), (1, 3)):
         heard, x = torch.zeros(3).double(), pos[b, i] + layer.keep(h[b, i]) * velocity[b, i]
         for j in set(range(4)) - {i}:
@@ -45,8 +47,21 @@ def test_gradients_are_right(jolted):
     assert torch.autograd.gradcheck(lambda p, v: net(p, charge[:1, :3], v), inputs)
 
 
+@torch.no_grad()
+def test_who_is_far_is_not_heard(jolted):
+    net, (pos, charge, velocity) = jolted(EGNN, 3, 1, 5.0), cloud()
+    away = torch.cat([pos, pos[:, :1] + 100], 1)
+    more = torch.cat([charge, charge[:, :1]], 1), torch.cat([velocity, velocity[:, :1]], 1)
+    torch.testing.assert_close(net(away, *more)[0][:, :4], net(pos, charge, velocity)[0], rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize(
-    ("sizes", "message"), [((0, 1), "hidden must be >= 1"), ((2, 0), "layers must be >= 1")]
+    ("sizes", "message"),
+    [
+        ((0, 1), "hidden must be >= 1"),
+        ((2, 0), "layers must be >= 1"),
+        ((2, 1, 0.0), "radius must be > 0, got 0.0"),
+    ],
 )
 def test_bad_sizes_are_refused(sizes, message):
     with pytest.raises(ValueError, match=message):

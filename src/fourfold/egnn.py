@@ -5,6 +5,8 @@ variant for particles with velocities, as in their n-body experiment: positions 
 and along velocities, by factors that depend on distances alone.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
@@ -24,30 +26,40 @@ class EGNNLayer(nn.Module):
         self.edge, self.node = _two(2 * hidden + 2, hidden, hidden), _two(2 * hidden, hidden, hidden)
         self.move, self.keep = _two(hidden, hidden, 1), _two(hidden, hidden, 1)
 
-    def forward(self, h: Tensor, x: Tensor, velocity: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, N, C), positions (B, N, 3), velocities, products of charges (B, N, N, 1)."""
+    def forward(
+        self, h: Tensor, x: Tensor, velocity: Tensor, product: Tensor, heard: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Features (B, N, C), places, velocities, products of charges and who hears whom (B, N, N, 1)."""
         n = x.shape[1]
         away = x[:, :, None] - x[:, None]
         ends = h[:, :, None].expand(-1, n, n, -1), h[:, None].expand(-1, n, n, -1)
         m = silu(self.edge(torch.cat([*ends, away.square().sum(-1, keepdim=True), product], -1)))
-        m = m * (1 - torch.eye(n).to(m))[..., None]
+        m = m * heard
         moved = x + (away * self.move(m)).sum(2) / (n - 1) + self.keep(h) * velocity
         return h + self.node(torch.cat([h, m.sum(2)], -1)), moved
 
 
 class EGNN(nn.Module):
-    """The network. Raises ``ValueError`` for hidden or layers < 1."""
+    """The network. Raises ``ValueError`` for hidden or layers < 1, or a radius that is not > 0."""
 
-    def __init__(self, hidden: int, layers: int):
+    def __init__(self, hidden: int, layers: int, radius: float = math.inf):
         super().__init__()
         at_least(1, hidden=hidden, layers=layers)
-        self.embed = nn.Linear(1, hidden)
+        if not radius > 0:
+            raise ValueError(f"radius must be > 0, got {radius}")
+        self.radius, self.embed = radius, nn.Linear(1, hidden)
         self.layers = nn.ModuleList(EGNNLayer(hidden) for _ in range(layers))
 
-    def forward(self, pos: Tensor, charge: Tensor, velocity: Tensor) -> Tensor:
-        """Positions (B, N, 3), charges (B, N, 1), velocities (B, N, 3) -> displacements (B, N, 3)."""
+    def forward(self, pos: Tensor, charge: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions (B, N, 3), charges (B, N, 1), velocities (B, N, 3).
+
+        Returns features (B, N, hidden) and displacements (B, N, 3). Particles that start further apart than
+        the radius do not hear each other.
+        """
         h, x = self.embed(velocity.norm(dim=-1, keepdim=True)), pos
         product = charge[:, :, None] * charge[:, None]
+        near = (pos[:, :, None] - pos[:, None]).square().sum(-1, keepdim=True) < self.radius**2
+        heard = near * (1 - torch.eye(pos.shape[1]).to(pos))[..., None]
         for layer in self.layers:
-            h, x = layer(h, x, velocity, product)
-        return x - pos
+            h, x = layer(h, x, velocity, product, heard)
+        return h, x - pos

@@ -131,28 +131,32 @@ def rivals(known: tuple[Tensor, Tensor], clouds: Tensor, time: float) -> dict[st
 # --- clouds with something to predict ---------------------------------------------------------------------
 
 
-def stars(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def stars(n: int, generator: torch.Generator, *, size: float = 1.0) -> tuple[Tensor, Tensor]:
     """A point and two neighbours (n, 3, 3), turned at random; their angle (n,) in units of its spread.
 
-    Neighbours are 2.7 to 3 away and a quarter to half a turn apart, so 3.8 or more from each other.
+    Neighbours are 2.7 to 3 away and a quarter to half a turn apart, so 3.8 or more from each other, all times
+    ``size``. Raises ``ValueError`` for a size that is not > 0.
     """
+    finite(above=True, size=size)
     part, radii = torch.rand(n, generator=generator), 2.7 + 0.3 * torch.rand(n, 2, generator=generator)
     angle, zero = math.pi / 2 * (1 + part), torch.zeros(n)
     first = torch.stack([radii[:, 0], zero, zero], -1)
     second = radii[:, 1:] * torch.stack([angle.cos(), angle.sin(), zero], -1)
     flat = torch.stack([torch.zeros(n, 3), first, second], 1)
-    return flat @ rotations(n, generator).float().mT, (part - 0.5) * 12**0.5
+    return size * flat @ rotations(n, generator).float().mT, (part - 0.5) * 12**0.5
 
 
-def dipoles(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def dipoles(n: int, generator: torch.Generator, *, product: bool = True) -> tuple[Tensor, Tensor]:
     """Four points with an orientation each, (n, 4, 6), and their energy (n,), about 1 in spread.
 
     Standard normal places; a pair has ``o_i o_j / rho^3 - 3 (o_i r)(o_j r) / rho^5``, ``rho^2 = r^2 + 1``.
+    Without ``product`` the mean of the squares of ``o_i r`` and ``o_j r`` stands in place of their product.
     """
     p, o = torch.randn(2, n, 4, 3, generator=generator)
     o = normalize(o, dim=-1)
     r, o_i, o_j = p[:, None] - p[:, :, None], o[:, :, None], o[:, None]
     rho = (r.square().sum(-1) + 1).sqrt()
     along, behind = (o_i * r).sum(-1), (o_j * r).sum(-1)
-    energy = (o_i * o_j).sum(-1) / rho**3 - 3 * along * behind / rho**5
+    mixed = along * behind if product else (along**2 + behind**2) / 2
+    energy = (o_i * o_j).sum(-1) / rho**3 - 3 * mixed / rho**5
     return torch.cat([p, o], -1), energy.triu(1).sum((1, 2)) / SPREAD
