@@ -18,6 +18,7 @@ from fourfold.training import (
     deterministic,
     epochs_to,
     passes,
+    regress,
     sampled,
     seeded,
     shuffled,
@@ -430,6 +431,15 @@ def test_regression_and_segmentation_are_the_plain_loop_too(task, schedule):
         torch.testing.assert_close(ours.score[index, -1:], last.detach(), rtol=0, atol=1e-8)
     gain = ours.score[:, -1] - ours.score[:, 0]
     assert (gain > 0.1).all() if task == "segmentation" else (gain < -0.3).all()
+
+
+def test_regression_has_the_squared_error_as_its_loss_and_score():
+    x = torch.randn(20, 1, 6, 6, generator=stream(0, "images"))
+    draw, test, recipe = shuffled(x, x.roll(1, -1)), repeated((x, x.roll(1, -1)), 2), Recipe(2, 8)
+    ours = regress(lambda: Spectral(1), (3, 4), draw, test, recipe)
+    plain = train(lambda: Spectral(1), (3, 4), draw, test, recipe, loss=mse_loss, score=squared_error)
+    assert torch.equal(ours.loss, plain.loss)
+    torch.testing.assert_close(ours.score, plain.score)
 
 
 class Quadratic(nn.Module):

@@ -79,6 +79,10 @@ def test_badges_say_the_word_lead_to_the_card_and_add_up():
         ("#a_paper-C1", "✓ C1 reproduced"),
         ("#a_paper-C2", "✗ C2 not reproduced"),
     ]
+    faces[0]["verdict"] = "holds"
+    assert soup(furniture.badges(RECORD, faces, "Run")).p.text == "Run: 1 reproduced, 1 check that holds"
+    faces[1]["verdict"] = "holds"
+    assert soup(furniture.badges(RECORD, faces, "Run")).p.text == "Run: 2 checks that hold"
 
 
 def test_the_evidence_says_what_verdicts_rest_on_and_how_this_run_compares():
@@ -144,6 +148,7 @@ def test_citations_are_bibtex_and_a_companion_is_cited_as_the_book():
     entries = furniture.citation(RECORD)
     assert re.findall(r"^@(\w+){(\w+),$", entries, re.M) == [("misc", "a_paper"), ("software", "fourfold")]
     assert entries.count("{") == entries.count("}")
+    assert re.search(r"year = \{20\d\d\},\n  version = \{\d+\.\d+\.\d+\}\n\}$", entries)
     companion = furniture.citation(RECORD.model_copy(update={"companion": True}))
     assert re.findall(r"^@(\w+){(\w+),$", companion, re.M) == [("software", "fourfold")]
 

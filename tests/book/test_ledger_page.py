@@ -5,6 +5,7 @@ import io
 import json
 from urllib.parse import parse_qs, urlsplit
 
+import nbformat
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
@@ -125,6 +126,7 @@ def test_counts_add_up_and_lead_to_what_they_count(table):
 
 def test_a_claim_that_waits_for_its_seeds_has_a_word_and_a_count(table):
     assert rule.UNRECORDED not in ledger_page.counts(table)
+    assert rule.UNJUDGED not in ledger_page.counts(table[table.verdict != rule.UNJUDGED])
     waiting = pd.concat([table, pd.DataFrame([claim("theory", "z", "C1", rule.UNRECORDED)])])
     assert soup(ledger_page.counts(waiting)).select("thead th")[-1].text == "○ not recorded yet"
     square = soup(ledger_page.papers(waiting)).select(".claims a")[-1]
@@ -139,11 +141,20 @@ def test_a_chapter_that_failed_says_so_and_leads_to_its_error(table):
     assert soup(ledger_page.counts(broken)).select("thead th")[-1].text == "! did not run"
 
 
-def test_downloads_carry_every_row(table):
-    files = ledger_page.downloads(table)
+def test_downloads_carry_every_row_of_the_page_that_offers_them(table, tmp_path):
+    run = tmp_path / "ledger.ipynb"
+    assert ledger_page.downloads(run) == {}
+    shown = nbformat.v4.new_output("display_data", {"text/plain": ""}, metadata=ledger_page.face(table))
+    done = {"papermill": {"status": "completed"}}
+    cell = nbformat.v4.new_code_cell("display()", outputs=[shown], metadata=done)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), run)
+    files = ledger_page.downloads(run)
     read = list(csv.DictReader(io.StringIO(files["ledger.csv"])))
     assert [row["statement"] for row in read] == table.statement.tolist()
-    assert json.loads(files["ledger.json"])[0]["full_stale"] == "light, notebook"
+    assert json.loads(files["ledger.json"]) == table.to_dict(orient="records")
+    cell.metadata["papermill"]["status"] = "failed"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), run)
+    assert ledger_page.downloads(run) == {}
 
 
 def test_the_book_has_a_row_for_every_claim_of_every_record(monkeypatch):

@@ -167,8 +167,10 @@ def test_broken_yaml_and_missing_record(tmp_path):
     path.write_text("slug: [", encoding="utf-8")
     with pytest.raises(RecordError, match=r"a_paper\.yml: not valid YAML"):
         records.read(path)
-    with pytest.raises(RecordError, match="no record 'nothing'"):
+    with pytest.raises(RecordError, match=r"no record 'nothing' in data/papers$"):
         records.load("nothing")
+    with pytest.raises(RecordError, match="did you mean 'convsharevit'"):
+        records.load("ConvShareVit")
 
 
 def test_a_key_written_twice_is_refused_and_one_merged_in_may_be_written_again(tmp_path):

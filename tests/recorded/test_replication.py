@@ -113,7 +113,7 @@ def test_another_experiment_is_refused(file, changes, why):
 def test_seeds_count_once(tmp_path, file):
     with pytest.raises(ValueError, match="would be refused: it repeats seeds 20002 to 20003"):
         replication.keep(RECORD.slug, executed(tmp_path / "run.ipynb", seed=20_002))
-    with pytest.raises(ValueError, match="a replication that is here used seed 20003"):
+    with pytest.raises(ValueError, match="would be refused: it repeats seed 20003"):
         replication.values(RECORD.slug, 2, 20_003)
 
 
@@ -125,6 +125,16 @@ def test_the_experiment_is_the_recorded_one_at_fresh_seeds():
         replication.values(RECORD.slug, 5, 1000)
     with pytest.raises(ValueError, match="seeds"):
         replication.values(RECORD.slug, 0)
+
+
+def test_what_would_be_refused_is_not_run(monkeypatch):
+    changed = RUN["sources"] | {"GauntTP": "0"}
+    monkeypatch.setattr(evidence, "sources", lambda slug: changed)
+    with pytest.raises(ValueError, match="it comes from other code than the recorded run: GauntTP"):
+        replication.values(RECORD.slug, 5)
+    monkeypatch.setattr(evidence, "read", lambda slug, tier: None)
+    with pytest.raises(ValueError, match="no run is recorded that it could be compared with"):
+        replication.values(RECORD.slug, 5)
 
 
 def test_a_broken_file_is_named(file):

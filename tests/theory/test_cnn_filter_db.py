@@ -273,9 +273,16 @@ def moments_only(a, b, ratios, span, bins=70):
     return float(np.asarray(ratios) @ ((v + squared) / w + (w + squared) / v - 2) / 2)
 
 
-def sizes_kept(found):
-    """Filters keep their sizes: all are divided by the largest entry of any of them."""
-    return np.asarray(found, dtype=float) / max(np.abs(found).max(), 1e-300)
+def one_by_one(one, other, n, pca, rng, repeats=1, apart=False):
+    """Distributions are forgotten: filters are compared one by one, of relatives at the same places."""
+
+    def difference():
+        places = sample(np.arange(len(one)), n, rng)
+        others = places if apart else sample(np.arange(len(other)), n, rng)
+        a, b = (pca(scale_filters(found)) for found in (one[places], other[others]))
+        return ((a - b) ** 2).sum(1).mean()
+
+    return float(np.mean([difference() for _ in range(repeats)]))
 
 
 def depth_forgotten(layers, low, high):
@@ -295,7 +302,7 @@ def all_images(digits, n, generator):
 
 MUTATIONS = [
     ("drift", moments_only),
-    ("scale_filters", sizes_kept),
+    ("excess", one_by_one),
     ("at_depth", depth_forgotten),
     ("sparsity", nothing_near_zero),
     ("training_set", all_images),
@@ -316,6 +323,14 @@ def test_moments_do_not_see_a_shape_that_histograms_see():
     ratios, span = np.full(9, 1 / 9), (-6.0, 6.0)
     assert moments_only(base, heaps, ratios, span) < 0.01
     assert drift(base, heaps, ratios, span) > 0.1
+
+
+def test_one_by_one_sees_two_samples_of_one_law_that_distributions_do_not():
+    pool, fresh = rows(4000), rows(4000, 1)
+    pca = FilterPCA.fit(scale_filters(pool))
+    assert abs(excess(pool, fresh, 2000, pca, rng(), 4)) < 0.02
+    assert one_by_one(pool, fresh, 2000, pca, rng(), apart=True) > 1
+    assert one_by_one(pool, pool, 2000, pca, rng(), apart=True) == 0
 
 
 # --- bad input --------------------------------------------------------------------------------------------

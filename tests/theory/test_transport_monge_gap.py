@@ -13,19 +13,26 @@ from torch.func import jacrev, vmap
 from fourfold.theory.transport_monge_gap import (
     ICNN,
     MapMLP,
+    asymmetry,
     convex_gradient,
     cost_matrix,
     crossings,
+    displacement,
     entropic_cost,
+    entropic_excess,
     entropic_map,
+    exact_gaps,
     exact_monge_gap,
     gaussian_map,
     l2_uvp,
+    map_of,
     monge_gap,
     moon,
+    objective,
     rings,
     rotation,
     s_curve,
+    shelf,
     sinkhorn_divergence,
     sinkhorn_potentials,
 )
@@ -187,6 +194,40 @@ def test_rings_look_the_same_from_all_sides():
     assert float(rings(2000, 1).square().sum(1).mean()) == pytest.approx(2, rel=0.01)
 
 
+def test_the_excess_is_that_of_gaps_computed_one_by_one_and_plans_stray_less_with_more_iterations():
+    x, epsilons = normal(12, 2), [1.0, 0.3]
+    images = torch.stack([MAPS[name](x) for name in ("positive", "turned")])
+    excess, strayed = entropic_excess(x, images, epsilons, 400)
+    assert excess.shape == strayed.shape == (2, 2)
+    assert exact_gaps(x.expand_as(images), images) == [exact_monge_gap(x, image) for image in images]
+    for found, image in zip(excess, images, strict=True):
+        relative = [e / float(cost_matrix(x, image).mean()) for e in epsilons]
+        gaps = [float(monge_gap(x, image, e, 400)) - exact_monge_gap(x, image) for e in relative]
+        assert found.tolist() == pytest.approx(gaps, rel=1e-6)
+    assert strayed.max() < 1e-4 < entropic_excess(x, images, epsilons, 2)[1].max()
+
+
+def test_the_objective_is_misfit_and_penalty_each_on_its_own_points():
+    source, reference, y = (normal(9, 2, seed=i) for i in range(3))
+    outputs = torch.stack([torch.cat([x, MAPS["turned"](x)], -1) for x in (source, reference)], 1)
+
+    def misfit(mapped, targets):
+        return (mapped.mean(0) - targets.mean(0)).square().sum()
+
+    plain = misfit(MAPS["turned"](source), y)
+    assert objective(outputs, y, misfit) == plain
+    moved = displacement(reference, MAPS["turned"](reference))
+    assert objective(outputs, y, misfit, displacement) == plain + moved
+    torch.testing.assert_close(moved, (reference - MAPS["turned"](reference)).square().sum(1).mean())
+
+
+def test_asymmetry_is_zero_for_gradients_and_one_for_a_quarter_turn():
+    x, best = normal(7, 2), convex_gradient(2, stream(0, "map"))
+    assert float(asymmetry(best, x)) == pytest.approx(0, abs=1e-12)
+    assert float(asymmetry(lambda at: at @ rotation(90).T, x)) == pytest.approx(1)
+    assert float(asymmetry(lambda at: at @ rotation(60).T, x)) == pytest.approx(math.sin(math.radians(60)))
+
+
 def test_books_on_a_shelf():
     """Move the first of ten books behind the last, or all of them by one place: Villani's example."""
     x = torch.arange(10.0, dtype=torch.float64)[:, None]
@@ -194,6 +235,13 @@ def test_books_on_a_shelf():
     assert [exact_monge_gap(x, jump, p) for p in (1.0, 2.0)] == [0, 9]
     assert [exact_monge_gap(x, x + 1, p) for p in (1.0, 2.0)] == [0, 0]
     assert exact_monge_gap(x, x + 1, 0.5) == pytest.approx(1 - math.sqrt(10) / 10)
+    drawn = {way: shelf(6, way, stream(0, "shelf")) for way in ("push", "jump")}
+    (books, pushed), (same, jumped) = drawn.values()
+    assert torch.equal(books, same)
+    assert torch.equal(pushed[:-1], books[1:])
+    assert torch.equal(jumped[1:], books[1:])
+    assert float(jumped[0]) == float(pushed[-1]) > float(books[-1])
+    assert [len(part) for part in shelf(1, "jump", stream(0, "shelf"))] == [1, 1]
 
 
 # --- networks and maps ------------------------------------------------------------------------------------
@@ -204,6 +252,7 @@ def test_a_plain_network_shows_its_input_first(jolted, d, skip):
     net, x = jolted(MapMLP, d, 7, 2, skip), normal(5, 2, d)
     shown, mapped = net(x).chunk(2, -1)
     assert torch.equal(shown, x)
+    assert torch.equal(map_of(net)(x), mapped)
     torch.testing.assert_close(mapped, skip * x + net.net(x))
     assert sum(p.numel() for p in MapMLP(2).parameters()) == 2 * 64 + 64 + 2 * (64 * 64 + 64) + 64 * 2 + 2
 
@@ -351,6 +400,8 @@ REFUSED = [
     (lambda: convex_gradient(0, G), "d must be >= 1, got 0"),
     (lambda: convex_gradient(2, G, smallest=-1.0), r"smallest must be finite and >= 0, got -1\.0"),
     (lambda: rings(3, 0), "turns must be >= 1, got 0"),
+    (lambda: shelf(0, "push", G), "books must be >= 1, got 0"),
+    (lambda: shelf(3, "pull", G), "way must be one of 'push', 'jump', got 'pull'"),
     (lambda: monge_gap(X, X, 0.0, 1), "eps must be finite and > 0, got 0"),
     (lambda: gaussian_map(X[:2], X), "x must have > d = 2 points, got 2"),
     (lambda: entropic_map(X, X, -1.0, 1), r"eps must be finite and > 0, got -1\.0"),

@@ -7,6 +7,7 @@ how to cite. The executed notebook supplies verdicts and cost; nothing here is w
 import html
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,12 @@ def copy_downloads(app: Sphinx, error: Exception | None) -> None:
     """Lay the files that the pages offer beside them, so that the links work with no network."""
     if error is None and app.builder.format == "html":
         folder = Path(app.outdir) / "downloads"
-        folder.mkdir(exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         for record in _chapters().values():
             for source in files(record).values():
                 shutil.copyfile(source, folder / source.name)
-        for name, text in ledger_page.downloads(ledger_page.claims()).items():
+        for name, text in ledger_page.downloads(executed.RUNS / "ledger.ipynb").items():
             (folder / name).write_text(text, encoding="utf-8")
         for name, table in sweep_table.tables().items():
             shutil.copyfile(table, folder / name)
@@ -166,11 +168,14 @@ def badges(record: Record, verdicts: Iterable[Mapping[str, Any]], label: str) ->
                 f"title='{html.escape(claim.statement, quote=True)}'>{rule.SYMBOLS[word]} {claim.id}"
                 f"<span class='visually-hidden'> {word}</span></a></li>"
             )
-    said = {word: word for word in (*rule.VERDICTS, rule.UNRECORDED)}
-    said |= {"holds": "checks that hold", "fails": "checks that fail"}
-    counts = [(label_of, list(words.values()).count(word)) for word, label_of in said.items()]
-    summary = ", ".join(f"{count} {label_of}" for label_of, count in counts if count)
-    return f"<div class='badges'><p>{html.escape(label)}: {summary}</p><ul>{''.join(shown)}</ul></div>"
+    counts = Counter(words.values())
+    said = [f"{counts[word]} {word}" for word in (*rule.VERDICTS, rule.UNRECORDED) if counts[word]]
+    for word in filter(counts.get, rule.CHECKED):
+        one = counts[word] == 1
+        said.append(f"{counts[word]} {'check' if one else 'checks'} that {word if one else word[:-1]}")
+    return (
+        f"<div class='badges'><p>{html.escape(label)}: {', '.join(said)}</p><ul>{''.join(shown)}</ul></div>"
+    )
 
 
 def evidence_box(
@@ -267,7 +272,12 @@ def citation(record: Record) -> str:
     """BibTeX of the paper and of the book, whose entry is made from ``CITATION.cff``."""
     own = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     authors = " and ".join(f"{{{author['name']}}}" for author in own["authors"])
-    fields = {"title": own["title"], "author": authors, "version": own["version"]}
+    fields = {
+        "title": own["title"],
+        "author": authors,
+        "year": own["date-released"].year,
+        "version": own["version"],
+    }
     body = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
     software = f"@software{{fourfold,\n{body}\n}}"
     return software if record.companion else f"{commands.bibtex(record)}\n{software}"

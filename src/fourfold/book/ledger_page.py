@@ -6,6 +6,7 @@ It is plain HTML that unfolds without a script; ``book/_static/ledger.js`` adds 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -108,12 +109,19 @@ def collect(
     return pd.DataFrame(rows)
 
 
-def downloads(table: pd.DataFrame) -> dict[str, str]:
-    """The ledger as files, name -> text: CSV, and JSON with the same columns."""
-    rows = table.to_dict(orient="records")
+def face(table: pd.DataFrame) -> dict[str, Any]:
+    """The machine face of the page's run, from which the files that it offers are written."""
+    return {"fourfold": {"kind": "ledger", "claims": table.to_dict(orient="records")}}
+
+
+def downloads(run: Path) -> dict[str, str]:
+    """The ledger as files, name -> text: CSV, and JSON with the same columns; none where its page failed."""
+    if not run.is_file() or executed.failure(run):
+        return {}
+    (kept,) = executed.faces(run, "ledger")
     return {
-        "ledger.csv": table.to_csv(index=False),
-        "ledger.json": json.dumps(rows, indent=1, ensure_ascii=False) + "\n",
+        "ledger.csv": pd.DataFrame(kept["claims"]).to_csv(index=False),
+        "ledger.json": json.dumps(kept["claims"], indent=1, ensure_ascii=False) + "\n",
     }
 
 
@@ -122,8 +130,8 @@ def words(table: pd.DataFrame) -> list[str]:
 
     Checks of our own rebuilding come last: they are no claims of a paper.
     """
-    there = [word for word in (rule.UNRECORDED, rule.FAILED, *rule.CHECKED) if (table.verdict == word).any()]
-    return [*rule.VERDICTS, rule.UNJUDGED, *there]
+    others = (rule.UNJUDGED, rule.UNRECORDED, rule.FAILED, *rule.CHECKED)
+    return [*rule.VERDICTS, *(word for word in others if (table.verdict == word).any())]
 
 
 CLAUSES = ("in the abstracts", "carried by a claim", "judged", "reproduced")
@@ -252,16 +260,20 @@ def _address(claim: Any) -> str:
     return page if claim.verdict == rule.FAILED else f"{page}#{claim.slug}-{claim.claim}"
 
 
-def squares(table: pd.DataFrame) -> str:
-    """Claims as squares, each coloured and signed by its verdict, that open their cards. HTML."""
-    return "".join(map(_claim_square, table.itertuples()))
+def squares(table: pd.DataFrame, titles: bool) -> str:
+    """Claims as squares, each coloured and signed by its verdict, that open their cards. HTML.
+
+    ``titles`` are statements, which weigh most of a page: it has them once, from where a script copies them.
+    """
+    return "".join(_claim_square(claim, titles) for claim in table.itertuples())
 
 
-def _claim_square(claim: Any) -> str:
+def _claim_square(claim: Any, titled: bool = False) -> str:
     word = claim.verdict
+    title = f" title='{claim.claim}: {escape(claim.statement, quote=True)}'" if titled else ""
     return (
-        f"<a class='square {card.css(word)}' href='{_address(claim)}' aria-label='{claim.claim} {word}' "
-        f"title='{claim.claim}: {escape(claim.statement, quote=True)}'>{rule.SYMBOLS[word]}</a>"
+        f"<a class='square {card.css(word)}' href='{_address(claim)}' aria-label='{claim.claim} {word}'"
+        f"{title}>{rule.SYMBOLS[word]}</a>"
     )
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -540,7 +541,9 @@ def load(slug: str) -> Record:
     """The record of one paper. Raises ``RecordError`` if there is none or it is not valid."""
     path = PAPERS / f"{slug}.yml"
     if not path.is_file():
-        raise RecordError(f"no record {slug!r} in data/papers")
+        alike = get_close_matches(slug.lower(), [other.stem for other in PAPERS.glob("*.yml")], n=1)
+        hint = f"; did you mean {alike[0]!r}?" if alike else ""
+        raise RecordError(f"no record {slug!r} in data/papers{hint}")
     return read(path)
 
 

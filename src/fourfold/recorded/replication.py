@@ -45,7 +45,7 @@ def values(slug: str, seeds: int, seed: int | None = None) -> dict[str, Any]:
     """The parameters of a replication: those of the recorded run, at fresh seeds.
 
     Raises:
-        ValueError: if the chapter has no seeds, or these seeds are not allowed or known already.
+        ValueError: if the chapter has no seeds, these are not allowed, or what they give would be refused.
     """
     record = records.load(slug)
     if "seeds" not in record.parameters:
@@ -57,9 +57,10 @@ def values(slug: str, seeds: int, seed: int | None = None) -> dict[str, Any]:
         raise ValueError(f"SEED must be >= {FRESH}, got {seed}: smaller ones are the book's own")
     wanted = record.values("recorded") | {"seeds": seeds, "seed": seed}
     parameters.validate(record, wanted)
-    known = {one for file in accepted(slug) for one in _seeds(file["parameters"])}
-    if again := known & _seeds(wanted):
-        raise ValueError(f"SEED: a replication that is here used {_listed(again)}")
+    # What can be known before minutes of computing is said before them.
+    planned = {"paper": slug, "parameters": wanted, "sources": evidence.sources(slug), "criteria": {}}
+    if why := refusal(record, planned | {"sum": _sum(planned)}, accepted(slug)):
+        raise ValueError(f"a replication of {slug} would be refused: {why}")
     return wanted
 
 

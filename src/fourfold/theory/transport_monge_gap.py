@@ -13,16 +13,17 @@ converges. All measures are uniform on their points.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
+from torch.func import jacrev, vmap
 from torch.nn.functional import softplus
 
-from fourfold.checks import at_least, finite
+from fourfold.checks import at_least, finite, one_of
 
 Map = Callable[[Tensor], Tensor]
 
@@ -121,6 +122,29 @@ def monge_gap(x: Tensor, mapped: Tensor, eps: float, n_iter: int, p: float = 2.0
     return moved - entropic_cost(cost, _relative(eps, cost), n_iter)
 
 
+def displacement(x: Tensor, mapped: Tensor, p: float = 2.0) -> Tensor:
+    """Mean cost of a map's moves, the p-th power of the distance: x (..., n, d) and T(x) alike -> (...).
+
+    It is what the gap has before the least cost is subtracted. Raises ``ValueError`` as `cost_matrix` does.
+    """
+    return cost_matrix(x, mapped, p).diagonal(dim1=-2, dim2=-1).mean(-1)
+
+
+def objective(
+    outputs: Tensor,
+    y: Tensor,
+    misfit: Callable[[Tensor, Tensor], Tensor],
+    penalty: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
+    """What training minimises on a batch, a number: misfit of images to targets, and penalty on a reference.
+
+    ``outputs`` (n, 2, 2 d) are a source point and a point of the reference, each with its image beside it;
+    ``y`` (n, d) targets, which are never paired. ``penalty`` takes reference points and their images.
+    """
+    (_, mapped), reference = outputs[:, 0].chunk(2, -1), outputs[:, 1].chunk(2, -1)
+    return misfit(mapped, y) + (penalty(*reference) if penalty else 0.0)
+
+
 def _relative(eps: float, cost: Tensor) -> Tensor:
     finite(above=True, eps=eps)
     return eps * cost.detach().mean((-2, -1))
@@ -135,6 +159,48 @@ def exact_monge_gap(x: Tensor, mapped: Tensor, p: float = 2.0) -> float:
         raise ValueError(f"mapped must have x's shape {tuple(x.shape)}, got {tuple(mapped.shape)}")
     cost = cost_matrix(x.detach().double(), mapped.detach().double(), p).numpy()
     return float(cost.diagonal().mean() - cost[linear_sum_assignment(cost)].mean())
+
+
+def exact_gaps(x: Tensor, mapped: Tensor, p: float = 2.0) -> list[float]:
+    """The exact gap of each of several maps: x (maps, n, d) and T(x) alike. Errors as `exact_monge_gap`."""
+    return [exact_monge_gap(*pair, p) for pair in zip(x, mapped, strict=True)]
+
+
+def entropic_excess(
+    x: Tensor, images: Tensor, epsilons: Sequence[float], n_iter: int
+) -> tuple[Tensor, Tensor]:
+    """By how much the entropic gap of several maps exceeds the exact one, and how far its plans stray.
+
+    Args:
+        x: points of the reference, (n, d), and ``images`` of them under each map, (maps, n, d); float64.
+        epsilons: weights of the entropy in units of the squared distance, falling.
+        n_iter: iterations for each, from where the last one ended.
+
+    Returns:
+        Excess and largest relative error of a point's mass, both (maps, epsilons).
+
+    Raises:
+        ValueError: as `cost_matrix` and `sinkhorn_potentials` do.
+    """
+    points = x.expand_as(images)
+    matrices, gaps = cost_matrix(points, images), torch.tensor(exact_gaps(points, images), dtype=x.dtype)
+    moved, g = displacement(points, images), None
+    excess, strayed = [], []
+    for e in epsilons:
+        f, g = sinkhorn_potentials(matrices, e, n_iter, g)
+        mass = ((f[..., None] + g[:, None] - matrices) / e).exp().mean(-1)
+        strayed.append((mass - 1).abs().amax(-1))
+        excess.append(moved - entropic_cost(matrices, e, 1, g) - gaps)
+    return torch.stack(excess, -1), torch.stack(strayed, -1)
+
+
+def asymmetry(mapped: Map, x: Tensor) -> Tensor:
+    """How far a map's Jacobians are from symmetric, as those of optimal maps are for the squared distance.
+
+    The norm of the antisymmetric part over that of the whole, 0 to 1, mean over points x (n, d): a number.
+    """
+    jacobians = vmap(jacrev(mapped))(x)
+    return ((jacobians - jacobians.mT).norm(dim=(1, 2)) / jacobians.norm(dim=(1, 2)) / 2).mean()
 
 
 # --- networks ---------------------------------------------------------------------------------------------
@@ -186,6 +252,11 @@ class ICNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., 2 d)."""
         return torch.cat([x, torch.func.grad(lambda at: self.potential(at).sum())(x)], -1)
+
+
+def map_of(net: nn.Module) -> Map:
+    """The map of a network that returns points with their images beside them: (..., d) -> (..., d)."""
+    return lambda x: net(x).chunk(2, -1)[1]
 
 
 # --- known maps, and maps without training ----------------------------------------------------------------
@@ -257,6 +328,19 @@ def rings(radii: int, turns: int) -> Tensor:
     radius = (-2 * torch.log1p(-(torch.arange(radii, dtype=torch.float64) + 0.5) / radii)).sqrt()
     first = torch.stack([radius, 0 * radius], -1)
     return torch.cat([first @ rotation(360 * i / turns).T for i in range(turns)])
+
+
+def shelf(books: int, way: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Books on a shelf, at exponential distances, and where they go to be one place further: (books, 1) each.
+
+    "push" sends each to the next place, "jump" the first one behind the last. In float64.
+    Raises ``ValueError`` for fewer than one book or another way.
+    """
+    at_least(1, books=books)
+    one_of(("push", "jump"), way=way)
+    apart = torch.empty(books, 1, dtype=torch.float64).exponential_(generator=generator)
+    places = torch.cat([0 * apart[:1], apart.cumsum(0)])
+    return places[:-1], places[1:] if way == "push" else torch.cat([places[-1:], places[1:-1]])
 
 
 def gaussian_map(x: Tensor, y: Tensor) -> Map:
