@@ -195,7 +195,7 @@ def test_whoever_is_timed_in_the_record_agrees_with_the_ideal_bench():
     for row in record["rows"]["times"].values():
         if "untimed" not in row:
             assert max(row["error"], *row["gradient_errors"]) <= race.AGREES
-            assert len(row["rounds_forward"]) >= race.ROUNDS
+            assert len(row["rounds_forward"]) >= race.FEW_ROUNDS
     for name in CONTESTANTS:
         here = any(row["contestant"] == name for row in record["rows"]["times"].values())
         assert here != (name in record["rows"]["absent"])
@@ -212,7 +212,7 @@ def test_tables_have_a_row_for_everyone_and_say_who_is_missing():
     record = loaded("optics_compared")
     names = {optics.name(name) for name, one in CONTESTANTS.items() if one.task == "field"}
     table = optics.table(record, "field", 1024)
-    assert set(table.simulator) == names
+    assert {one.removesuffix(", on 512") for one in table.simulator} == names
     assert set(table["on a GPU"]) == {"not measured: none at hand"}
     for name, reason in record["rows"]["absent"].items():
         row = table[table.simulator == name].iloc[0]

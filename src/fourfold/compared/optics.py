@@ -83,37 +83,54 @@ def untimed(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def table(record: Mapping[str, Any], task: str, side: int) -> pd.DataFrame:
-    """All contestants of a task on a plane of one side, in words; two numbers are float32's and float64's."""
+    """All contestants of a task on a plane of one side, or the largest of theirs, in words.
+
+    Two numbers are float32's and float64's; a dash stands where there is none.
+    """
+    times = record["rows"]["times"]
     memory = held(record).set_index(["contestant", "precision"])
 
-    def both(contestant: str, found: Callable[[Row], str]) -> str:
-        rows = (record["rows"]["times"].get(f"{contestant}, {side}, {precision}") for precision in BYTES)
-        said = [found(row) if row else "–" for row in rows]
-        return " / ".join(said) if set(said) != {"–"} else "–"
+    def both(said: Callable[[str], str]) -> str:
+        found = [said(precision) for precision in BYTES]
+        return " / ".join(found) if set(found) != {"–"} else "–"
 
-    def milliseconds(kind: str) -> Callable[[Row], str]:
-        return lambda row: "–" if "untimed" in row else _short(1e3 * float(np.median(row[f"rounds_{kind}"])))
+    def of_row(contestant: str, at: int, said: Callable[[Row], str]) -> str:
+        def found(precision: str) -> str:
+            row = times.get(f"{contestant}, {at}, {precision}")
+            try:
+                return said(row) if row else "–"
+            except KeyError:  # it got no further
+                return "–"
 
-    def planes(word: str) -> Callable[[Row], str]:
-        def said(row: Row) -> str:
-            at = (row["contestant"], row["precision"])
-            return f"{memory.loc[at, word]:.0f}" if at in memory.index else "–"
+        return both(found)
 
-        return said
+    def planes(contestant: str, word: str) -> str:
+        return both(
+            lambda precision: (
+                f"{memory.loc[(contestant, precision), word]:.0f}"
+                if (contestant, precision) in memory.index
+                else "–"
+            )
+        )
 
-    return pd.DataFrame(
-        {
-            "simulator": name(contestant),
-            ERROR: both(contestant, lambda row: f"{row['error']:.0e}" if "error" in row else "–"),
-            "forward, ms": both(contestant, milliseconds("forward")),
-            "and backward, ms": both(contestant, milliseconds("backward")),
-            "planes held": both(contestant, planes(PASSES["forward"])),
-            "and backward, planes": both(contestant, planes(PASSES["backward"])),
-            "on a GPU": "not measured: none at hand",
-        }
-        for contestant, one in CONTESTANTS.items()
-        if one.task == task
-    )
+    rows = []
+    for contestant, one in CONTESTANTS.items():
+        if one.task != task:
+            continue
+        at = min(side, one.largest)
+        rows.append(
+            {
+                "simulator": name(contestant) + (f", on {at}" if at < side else ""),
+                ERROR: of_row(contestant, at, lambda row: _short(row["error"])),
+                "forward, ms": of_row(contestant, at, lambda row: _milliseconds(row["rounds_forward"])),
+                "and backward, ms": of_row(contestant, at, lambda row: _milliseconds(row["rounds_backward"])),
+                "made in, s": of_row(contestant, at, lambda row: f"{row['first']['make']:.2f}"),
+                "planes held": planes(contestant, PASSES["forward"]),
+                "and backward, planes": planes(contestant, PASSES["backward"]),
+                "on a GPU": "not measured: none at hand",
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def _place(row: Row) -> Row:
@@ -129,6 +146,11 @@ def _of(record: Mapping[str, Any], task: str) -> list[Row]:
     return sorted(found, key=lambda row: list(CONTESTANTS).index(row["contestant"]))
 
 
-def _short(value: float) -> str:
-    """Three digits, without an exponent."""
+def _short(error: float) -> str:
+    return f"{error:.0e}" if error else "0"
+
+
+def _milliseconds(seconds: list[float]) -> str:
+    """The median, three digits without an exponent."""
+    value = 1e3 * float(np.median(seconds))
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
