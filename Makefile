@@ -57,7 +57,7 @@ format: $(READY) ## lint and format all code, that of the notebooks too
 
 .PHONY: nbval
 nbval: $(READY) ## run every chapter anew and compare, as readers do; KERNELS=old: as an old processor would
-	$(PYTEST) notebooks
+	$(PYTEST) notebooks --junitxml=logs/nbval.xml
 
 chapter: need-name ## run one chapter: NAME=convsharevit
 	$(BUILD) $$(python -m fourfold.book chapter $(NAME))

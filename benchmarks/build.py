@@ -1,8 +1,10 @@
-"""What a build costs: before runs belonged to a page's code, now, and by `jupyter nbconvert --execute`.
+"""What a build costs, and what `jupyter nbconvert --execute` does of it.
 
-In one run, on fresh clones with this environment: the book from nothing; with nothing to do; after a change
-of words in one chapter; the HTML alone, from nothing. Then nbconvert over the chapters one after another,
-which is all that it does: no ledger, no HTML. What it computed is compared with ours, cell by cell.
+In one run, on fresh clones with this environment, one thread a process: the book from nothing; with nothing
+to do; after a change of words in one chapter; the HTML alone, from nothing. Then nbconvert over the chapters
+one after another, which is all that it does: no pages that collect, no ledger, no HTML. So it stands beside
+the chapters alone, too: what went by in the book's own build until the last of them had run. What it computed
+is compared with ours, cell by cell.
 """
 
 import os
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,60 +24,58 @@ from fourfold.judging import records
 from fourfold.recorded import benchmark, executed
 
 NBCONVERT = "nbconvert==7.17.2"
-CHANGED = "notebooks/optics/convsharevit.md"
-BEFORE = "f61d261aa97ecbed2c965f0b3688528841cf0c77"
-"""The last commit at which a change of words ran a page again, by two programs, and wrote every page."""
-NOTHING, WORDS = "from nothing", "after a change of words in one chapter"
 
 
 def main() -> None:
     """Measure, print and keep the rows."""
+    chapters = records.chapters()
     rows: list[dict[str, Any]] = []
 
-    def timed(who: str, what: str, *command: str, within: Path) -> None:
-        start = time.perf_counter()
-        subprocess.run(command, cwd=within, env=_environment(within), check=True, capture_output=True)
-        rows.append({"who": who, "what": what, "seconds": round(time.perf_counter() - start, 1)})
-        print(f"{rows[-1]['seconds']:8.1f} s  {who}: {what}", flush=True)
-
-    def build(who: str, clone: Path, chapters: Path) -> None:
-        timed(who, NOTHING, "make", "book", within=clone)
-        rows[-1]["chapters"] = _chapters(chapters)
-        timed(who, "with nothing to do", "make", "book", within=clone)
-        _change_words(clone)
-        timed(who, WORDS, "make", "book", within=clone)
-        (clone / "_build" / "html.made-from").unlink(missing_ok=True)
-        timed(who, "the HTML alone", sys.executable, "-m", "fourfold.book", "html", within=clone)
+    def add(who: str, what: str, seconds: float, **more: Any) -> None:
+        rows.append({"who": who, "what": what, "seconds": round(seconds, 1), **more})
+        print(f"{seconds:8.1f} s  {who}: {what}", flush=True)
 
     with TemporaryDirectory() as folder:
-        before = _clone(Path(folder) / "before", BEFORE)
-        build("before", before, before / "book" / "chapters")
-        ours = _clone(Path(folder) / "ours", "HEAD")
-        build("now", ours, ours / "_build" / "runs")
+        ours, theirs = (_clone(Path(folder) / name) for name in ("ours", "theirs"))
+        runs = {r.slug: ours / executed.of(r).relative_to(records.ROOT) for r in chapters}
+        started = datetime.now(UTC)
+        book = _timed("make", "book", within=ours)
+        seconds = {slug: run_log.seconds(run) for slug, run in runs.items()}
+        add("now", run_log.NOTHING, book, chapters=seconds)
+        add("now", "the chapters alone", (max(map(_ended, runs.values())) - started).total_seconds())
+        add("now", "with nothing to do", _timed("make", "book", within=ours))
+        _change_words(ours / chapters[0].notebook.relative_to(records.ROOT))
+        add("now", run_log.WORDS, _timed("make", "book", within=ours))
+        (ours / "_build" / "html.made-from").unlink()
+        add("now", "the HTML alone", _timed(sys.executable, "-m", "fourfold.book", "html", within=ours))
 
-        theirs = _clone(Path(folder) / "theirs", "HEAD")
         nbconvert = _peer(Path(folder) / "peer")
-        chapters, differ = [], 0
-        for record in records.chapters():
+        spent, differ = 0.0, 0
+        for record in chapters:
             options = "--execute", "--to", "notebook", "--output", "done.ipynb"
-            notebook = f"notebooks/{record.part}/{record.slug}.ipynb"
-            timed("nbconvert", notebook, nbconvert, *options, notebook, within=theirs)
-            chapters.append(rows.pop()["seconds"])
-            differ += _cells_that_differ(
-                theirs / "notebooks" / record.part / "done.ipynb",
-                ours / "_build" / "runs" / record.part / f"{record.slug}.ipynb",
-            )
-        spent = round(sum(chapters), 1)
-        rows.append({"who": "nbconvert", "what": NOTHING, "seconds": spent, "cells_that_differ": differ})
-        print(
-            f"{spent:8.1f} s  nbconvert: all chapters; {differ} compared cells differ from ours", flush=True
-        )
-        benchmark.keep("build", rows, nbconvert=NBCONVERT, before=BEFORE)
+            notebook = theirs / record.notebook.relative_to(records.ROOT).with_suffix(".ipynb")
+            spent += _timed(nbconvert, *options, str(notebook), within=theirs)
+            print(f"{spent:8.1f} s  nbconvert, with {record.slug}", flush=True)
+            differ += _cells_that_differ(notebook.with_name("done.ipynb"), runs[record.slug])
+        add("nbconvert", "the chapters alone", spent, cells_that_differ=differ)
+        benchmark.keep("build", rows, nbconvert=NBCONVERT)
 
 
-def _clone(folder: Path, commit: str) -> Path:
+def _timed(*command: str, within: Path) -> float:
+    """Seconds that a command took."""
+    start = time.perf_counter()
+    subprocess.run(command, cwd=within, env=_environment(within), check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def _ended(run: Path) -> datetime:
+    """When a run had come to its end."""
+    return datetime.fromisoformat(nbformat.read(run, as_version=4).metadata["papermill"]["end_time"])
+
+
+def _clone(folder: Path) -> Path:
+    """What is committed, with this environment."""
     subprocess.run(["git", "clone", "--quiet", str(records.ROOT), str(folder)], check=True)
-    subprocess.run(["git", "checkout", "--quiet", "--detach", commit], cwd=folder, check=True)
     (folder / ".venv").symlink_to(Path(sys.prefix).resolve())
     # Older than the environment, which is not made anew: that is not what is timed.
     for made_from in [
@@ -101,20 +102,16 @@ def _environment(folder: Path) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(folder / "src"),
         "JUPYTER_PATH": str(folder / "workflow" / "jupyter"),
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
     }
 
 
-def _change_words(folder: Path) -> None:
-    page = folder / CHANGED
+def _change_words(page: Path) -> None:
     words = page.read_text(encoding="utf-8")
     more = words.replace("## The idea\n", "## The idea\n\nOne more line of words.\n", 1)
+    assert more != words
     page.write_text(more, encoding="utf-8")
-
-
-def _chapters(folder: Path) -> dict[str, dict[str, float]]:
-    """Of the chapters that there were."""
-    ran = {record.slug: folder / record.part / f"{record.slug}.ipynb" for record in records.chapters()}
-    return {slug: run_log.seconds(path) for slug, path in ran.items() if path.is_file()}
 
 
 def _cells_that_differ(one: Path, other: Path) -> int:

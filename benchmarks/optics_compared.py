@@ -29,9 +29,9 @@ from fourfold.recorded.contestants import WEIGHED, Absent, Worker, environment
 SIDES = (64, 128, 256, 512, 1024, 2048)
 PRECISIONS: tuple[peers.Precision, ...] = ("float32", "float64")
 KINDS = ("forward", "backward")
-MEMORY_AT = 2048
-"""Pixels of the plane whose peak is measured, or the largest of a contestant."""
-ROUNDS, AT_LEAST = 5, 0.1
+MEMORY_AT = 1024
+"""Pixels of the plane whose peak is measured, or the most of a contestant; in double, where it has that."""
+ROUNDS, AT_LEAST = 5, 0.05
 FEW_ROUNDS = 3
 """On the largest plane, where a call takes seconds."""
 AGREES = 0.1
@@ -125,14 +125,12 @@ def race(
     return rows
 
 
-def memory(pythons: Mapping[str, str], precision: peers.Precision) -> dict[str, dict[str, Any]]:
+def memory(pythons: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Contestant -> bytes at the peak of a forward, and of a forward and backward pass."""
     rows: dict[str, dict[str, Any]] = {}
     for name, python in pythons.items():
         one = peers.CONTESTANTS[name]
-        if precision not in one.precisions:
-            continue
-        side = min(MEMORY_AT, one.largest)
+        side, precision = min(MEMORY_AT, one.largest), one.precisions[-1]
         rows[name] = row = {"contestant": name, "side": side, "precision": precision}
         for kind in KINDS:
             with Worker(python, WORKER, settings=WEIGHED) as fresh:
@@ -150,10 +148,7 @@ def main() -> None:
     """Make the environments, compare the answers, race, and keep the rows."""
     pythons, absent = interpreters(peers.CONTESTANTS)
     times: dict[str, Any] = {}
-    held: dict[str, Any] = {}
-    for precision in PRECISIONS:
-        for name, row in memory(pythons, precision).items():
-            held[f"{name}, {precision}"] = row
+    held = memory(pythons)
     with ExitStack() as running:
         workers: dict[str, Worker] = {}
         for side in SIDES:

@@ -269,10 +269,47 @@ def test_every_place_names_the_same_pythons():
         assert f"with Python {oldest} to {minors[-1]}, make and a network" in text(name)
 
 
-def test_citation_file_and_project_agree():
+# Of the Citation File Format 1.2.0, whose schema CI's own check has whole.
+CFF = {
+    *("cff-version", "title", "message", "type", "authors", "version", "date-released", "license"),
+    *("abstract", "keywords"),
+}
+
+
+def test_citation_changelog_and_project_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation.keys() == CFF
+    assert (citation["cff-version"], citation["type"]) == ("1.2.0", "software")
+    assert citation["authors"] == [{"name": "the fourfold authors"}]
+    assert len(set(citation["keywords"])) == len(citation["keywords"])
     assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    papers = sum(not record.companion for record in records.load_all())
+    assert f"{papers} papers" in citation["abstract"]
+    assert f"{papers} papers" in project["description"]
+    versions = [(version, date) for version, date, _ in changes()]
+    assert versions[0] == (citation["version"], citation["date-released"].isoformat())
+
+
+def changes():
+    """The versions of the changelog with their dates and what stands below, the newest first."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    parts = re.split(r"^## \[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)\n", text, flags=re.M)
+    return list(zip(parts[1::3], parts[2::3], parts[3::3], strict=True))
+
+
+def test_the_changelog_keeps_its_form():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert text.startswith("# Changelog\n")
+    headings = re.findall(r"^## .*", text, flags=re.M)
+    assert len(changes()) == len(headings), "a version is '## [1.2.3] - 2026-01-31'"
+    numbers = [tuple(map(int, version.split("."))) for version, _, _ in changes()]
+    dates = [date for _, date, _ in changes()]
+    assert numbers == sorted(set(numbers), reverse=True)
+    assert dates == sorted(dates, reverse=True)
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert all(set(re.findall(r"^### (.*)", said, flags=re.M)) <= kinds for _, _, said in changes())
+    assert all("\n- " in said for _, _, said in changes())
 
 
 def test_papers_import_shared_rooms_and_never_each_other():

@@ -2,7 +2,16 @@
    Reads ?search=&part=&paper=&verdict=&full= and #<slug>-<claim>. */
 (() => {
   "use strict";
+  /* A page says each claim's statement once, in its row or on its first square; other squares take it from there. */
+  const entitle = () => {
+    const told = new Map();
+    const address = (square) => square.getAttribute("href").split("#")[1];
+    for (const { id, cells } of document.querySelectorAll(".papers tbody tr")) told.set(id, cells[1].firstChild.textContent);
+    for (const square of document.querySelectorAll("a.square[title]")) told.set(address(square), square.title);
+    for (const square of document.querySelectorAll("a.square")) square.title = told.get(address(square)) ?? "";
+  };
   document.addEventListener("DOMContentLoaded", () => {
+    entitle();
     const form = document.querySelector(".ledger-controls");
     if (!form) return;
     const papers = [...document.querySelectorAll(".papers details")];
@@ -35,7 +44,7 @@
       for (const part of document.querySelectorAll(".papers section"))
         part.hidden = !part.querySelector("details:not([hidden])");
       const count = rows.filter((row) => !row.hidden).length;
-      form.querySelector("output").textContent = `${count} of ${rows.length} claims`;
+      form.querySelector("output").textContent = `${count} of ${rows.length} claims and checks`;
       form.querySelector(".found a").href = set.length ? `?${new URLSearchParams(set)}#every-claim` : "ledger.html";
     };
 

@@ -1,6 +1,6 @@
 """The light room: one pass computes what it should, costs what is derived, and fails where it must."""
 
-from math import ceil, inf, nan
+from math import ceil, inf, log2, nan
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.signal import fftconvolve
 from torch.nn.functional import conv2d, scaled_dot_product_attention
 
+from fourfold.bench4f import light
 from fourfold.bench4f.light import (
     MODES,
     capacity,
@@ -24,16 +25,20 @@ from fourfold.bench4f.light import (
 )
 from fourfold.bench4f.throughput import (
     FATNET_CHANNELS,
+    FILTERS,
     RATES,
     RESNET18_CHANNELS,
     SIGN_PASSES,
     Bench4f,
     ViTShape,
+    conversion_samples,
+    converted_seconds_per_image,
     convolution_count,
     fatnet_seconds,
     group_size,
     passes,
     seconds_per_image,
+    total_samples,
 )
 
 from ..draws import normal
@@ -302,6 +307,118 @@ def test_sign_and_latency_enter_as_stated():
     assert late - plain["pm"] == pytest.approx(8 * 1e-3 / 4)
 
 
+# --- conversion -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def converted(monkeypatch):
+    """What the simulated bench shows and reads: pixels that are not dark, by plane, pass and read-out."""
+    seen = {"display": 0, "filter": 0, "pixels": 0, "camera": 0}
+
+    def passing(planes, filters, light_pass=light.light_pass):
+        camera = light_pass(planes, filters)
+        seen["display"] += int(planes.count_nonzero())
+        seen["filter"] += int(filters.broadcast_to(camera.shape).count_nonzero())
+        seen["pixels"] += camera.numel()
+        return camera
+
+    def reading(plane, corners, size, read=light._read):
+        squares = read(plane, corners, size)
+        seen["camera"] += squares.numel()
+        return squares
+
+    monkeypatch.setattr(light, "light_pass", passing)
+    monkeypatch.setattr(light, "_read", reading)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("tokens", "heads", "R", "batch", "groups"),
+    [
+        (4, 4, 8, 4, 1),  # all tokens on one plane, all scores of a head in one pass
+        (4, 1, 16, 8, 1),  # two planes for the batch
+        (8, 4, 8, 1, 2),  # a head's tokens need two planes
+        (16, 4, 8, 1, 1),  # one key a pass
+    ],
+)
+def test_samples_are_what_a_whole_block_shows_and_reads_on_the_simulated_bench(
+    converted, tokens, heads, R, batch, groups
+):
+    """One block of a small transformer, every layer and head run through light; a pass a product (offset)."""
+    d, p, r = 16, 4, 2
+    shape, bench = ViTShape(tokens, d, depth=1, heads=heads, mlp_ratio=r), Bench4f(R, 1e6, "offset")
+    tiling, mode = ("naive", "batch") if tokens == 16 else ("mix", "mix")
+    assert light.token_groups(tokens, tokens, R, shape.head_pitch, mode) == groups
+    counted = {
+        filters: conversion_samples(shape, bench, batch, tiling, filters=filters) for filters in FILTERS
+    }
+
+    def assert_seen(*layers):
+        for way, of in counted.items():
+            shown = "pixels" if way == "spectrum" else "filter"
+            for part, where in (("display", "display"), ("filter", shown), ("camera", "camera")):
+                assert sum(of[layer][part] for layer in layers) == converted[where], (layers, way, part)
+        converted.update(dict.fromkeys(converted, 0))
+
+    for layer, vectors, kernels in (
+        ("qkv", 1, 3 * d), ("projection", 1, d), ("mlp_up", 1, r * d), ("mlp_down", r, d)
+    ):  # fmt: skip
+        for _ in range(vectors):
+            optical_linear(normal(tokens * batch, p, p), normal(kernels, p, p), R)
+        assert_seen(layer)
+    optical_attention(*normal(3, batch, heads, tokens, d // heads), R, tiling)
+    assert_seen("scores", "values")
+
+
+def test_samples_of_an_image_in_closed_form():
+    """By hand, at the size of the authors' earlier code: 8 blocks, 145 tokens of 64, 4 heads, 502 images."""
+    bench = Bench4f(2160, 1e6)
+    counted = conversion_samples(FCSA, bench, 502)
+    assert total_samples(counted, "display") == 502 * 8 * 145 * 64 * 8  # v twice
+    assert total_samples(counted, "filter") == (2 * 4096 + 3 * 502 * 32) * 2160**2
+    assert total_samples(counted, "camera") == 502 * 2 * 8 * 145 * (8 * 64 + 4 * 145 + 64)
+    assert total_samples(counted) / 502 == pytest.approx(527.3e6, rel=1e-4)
+    written = conversion_samples(FCSA, bench, 502, filters="impulse")
+    assert total_samples(written, "filter") == 2 * 4096 * 64 + 502 * 8 * 145 * (2 * 64 + 4 * 145)
+    assert total_samples(written, "display", "camera") == total_samples(counted, "display", "camera")
+    assert total_samples(written) / 502 == pytest.approx(4.098e6, rel=1e-4)
+
+
+def test_spectra_of_attention_s_filters_take_more_operations_than_the_network():
+    """What the chapter says: 2.5 n log2 n operations for a real Fourier transform of n pixels."""
+    pixels, filters = 2160**2, 3 * FCSA.depth * FCSA.heads  # k+, k- and the weights
+    network = 2 * FCSA.depth * FCSA.tokens * FCSA.dim * (8 * FCSA.dim + 2 * FCSA.tokens)
+    assert filters == 96
+    assert filters * 2.5 * pixels * log2(pixels) / network == pytest.approx(208, abs=0.5)
+
+
+def test_signs_and_sharing_enter_samples_as_stated():
+    one, two, four = (
+        conversion_samples(FCSA, Bench4f(2160, 1e6, sign), 64) for sign in ("offset", "pm", "pm_signed")
+    )
+    own = conversion_samples(FCSA, Bench4f(2160, 1e6), 64, shared=False)
+    for layer, of in one.items():
+        doubled = {part: 2 * samples for part, samples in of.items()}
+        kept = "filter" if layer == "values" else "display"  # stays while a sign changes
+        assert two[layer] == doubled | {kept: of[kept]}
+        assert four[layer]["filter"] == 2 * two[layer]["filter"]
+        assert four[layer]["display"] == doubled["display"]
+        assert four[layer]["camera"] == 2 * two[layer]["camera"]
+        tokens = 1 if layer in ("scores", "values") else 145
+        assert own[layer] == two[layer] | {"filter": tokens * two[layer]["filter"]}
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+def test_conversion_hides_behind_light_down_to_one_rate(filters):
+    bench = Bench4f(2160, 1e6)
+    free = seconds_per_image(FCSA, bench, 502)
+    rate = total_samples(conversion_samples(FCSA, bench, 502, filters=filters)) / (502 * free)
+    assert rate == pytest.approx({"spectrum": 3.653e12, "impulse": 2.840e10}[filters], rel=1e-3)
+    for share, slower in ((1e-3, 1000), (0.5, 2), (1 + 1e-9, 1), (1e3, 1)):
+        found = converted_seconds_per_image(FCSA, bench, 502, rate * share, filters=filters)
+        assert found == pytest.approx(slower * free)
+
+
 def test_fatnet_anchor_to_four_digits():
     assert convolution_count(RESNET18_CHANNELS) == 1_220_800
     assert convolution_count(FATNET_CHANNELS) == 148_637
@@ -345,6 +462,9 @@ REFUSED = [
     (lambda: passes(FCSA, Bench4f(512, 1e6), 0), "batch must be >= 1, got 0"),
     (lambda: passes(FCSA, Bench4f(512, 1e6), 1, "all"), "tiling must be one of .*, got 'all'"),
     (lambda: passes(FCSA, Bench4f(7, 1e6), 1), "R = 7 pixels: expected at least the pitch, 8"),
+    (lambda: conversion_samples(FCSA, Bench4f(8, 1e6), 1, filters="lens"), "filters must be .*, got 'lens'"),
+    (lambda: conversion_samples(FCSA, Bench4f(512, 1e6), 0), "batch must be >= 1, got 0"),
+    (lambda: converted_seconds_per_image(FCSA, Bench4f(512, 1e6), 1, 0), "sample_hz must be .* > 0, got 0"),
     (lambda: fatnet_seconds(1, 3137), r"batch must be in 1\.\.3136 .*, got 3137"),
     (lambda: fatnet_seconds(1, 64, 0), "frame_hz must be finite and > 0, got 0"),
 ]  # fmt: skip

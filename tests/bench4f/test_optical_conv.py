@@ -1,6 +1,7 @@
 """The engine: conv2d by light in every geometry, a camera as noisy as derived, a layer that trains."""
 
 import threading
+from functools import partial
 from itertools import pairwise
 from math import inf, sqrt
 
@@ -14,16 +15,17 @@ from torch import nn
 from torch.autograd import gradcheck
 from torch.nn.functional import conv2d, cross_entropy, pad
 
-from fourfold.bench4f import optical_conv
+from fourfold.bench4f import exact, optical_conv, passes
 from fourfold.bench4f.camera import IDEAL, Noise
+from fourfold.bench4f.geometry import prepare
 from fourfold.bench4f.optical_conv import (
-    MATRIX_LENS,
     MODES,
     OpticalConv2d,
     fft_conv2d,
     optical_conv2d,
     optical_passes,
 )
+from fourfold.recorded import benchmark
 
 from ..draws import normal
 
@@ -63,7 +65,7 @@ def error(got: torch.Tensor, wanted: torch.Tensor) -> float:
 
 # --- every geometry ---------------------------------------------------------------------------------------
 
-# x, weight, geometry; the last ones lie on planes beyond MATRIX_LENS
+# x, weight, geometry
 GEOMETRIES = [
     ((2, 3, 8, 8), (4, 3, 3, 3), {}),
     ((1, 2, 9, 6), (2, 2, 5, 2), {"padding": "same"}),
@@ -79,8 +81,8 @@ GEOMETRIES = [
     ((2, 6, 6, 6), (6, 1, 3, 3), {"groups": 6, "padding": 1}),
     ((2, 4, 6, 5), (8, 1, 3, 3), {"groups": 4, "padding": "same"}),
     ((1, 6, 7, 6), (4, 3, 3, 2), {"groups": 2, "padding": "full", "stride": (2, 1), "dilation": (1, 2)}),
-    ((1, 2, MATRIX_LENS - 1, 5), (2, 2, 3, 3), {"padding": 1}),
-    ((1, 2, MATRIX_LENS, 5), (2, 2, 3, 3), {"padding": 1}),
+    ((1, 2, 47, 5), (2, 2, 3, 3), {"padding": 1}),
+    ((1, 2, 48, 5), (2, 2, 3, 3), {"padding": 1}),
     ((1, 2, 53, 20), (3, 2, 5, 4), {"padding": "same"}),
     ((1, 2, 30, 51), (2, 2, 3, 4), {"padding": 7, "stride": 2}),
     ((1, 4, 50, 9), (4, 2, 3, 3), {"padding": "full", "groups": 2, "dilation": (4, 1)}),
@@ -106,10 +108,11 @@ def test_every_mode_is_conv2d_in_every_geometry(x, weight, geometry, mode, dtype
     dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     padding=st.sampled_from(["same", "full", "valid", 0, 2, (7, 1)]), mode=st.sampled_from(MODES),
-    signed=st.sampled_from([None, "split", "offset"]), by_fft=st.booleans(), seed=st.integers(0, 99),
+    signed=st.sampled_from([None, "split", "offset"]), by_fft=st.booleans(), by_rows=st.booleans(),
+    seed=st.integers(0, 99),
 )  # fmt: skip
 def test_any_shape_that_is_a_convolution_is_conv2d(
-    batch, groups, i, o, size, k, dilation, stride, padding, mode, signed, by_fft, seed
+    batch, groups, i, o, size, k, dilation, stride, padding, mode, signed, by_fft, by_rows, seed
 ):
     geometry = {"padding": padding, "dilation": dilation, "stride": stride, "groups": groups}
     x, weight = bright(batch, groups * i, *size, seed=seed), normal(groups * o, i, *k, seed=seed + 1)
@@ -120,7 +123,8 @@ def test_any_shape_that_is_a_convolution_is_conv2d(
         n + 2 * p for n, p in zip(size, pair(padding if not isinstance(padding, str) else 0), strict=True)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optical_conv, "MATRIX_LENS", 0 if by_fft else 48)
+        patch.setattr(exact, "cheaper", lambda *_: "fft" if by_fft else "matrices")
+        patch.setattr(passes, "cheaper", lambda *_: "rows" if by_rows else "windows")
         if padding not in ("same", "full") and any(s > r for s, r in zip(spread, room, strict=True)):
             with pytest.raises(ValueError, match="take a smaller kernel"):
                 optical_conv2d(x, weight, **call)
@@ -199,9 +203,9 @@ def test_dark_images_and_empty_kernels_answer_with_a_finite_nothing(mode, noise)
 GEOMETRY = {"padding": "same", "stride": (1, 2), "dilation": (2, 1), "groups": 2}
 
 
-@pytest.mark.parametrize("matrices", [0, 48])
-def test_gradients_of_the_engine(matrices, monkeypatch):
-    monkeypatch.setattr(optical_conv, "MATRIX_LENS", matrices)
+@pytest.mark.parametrize("way", ["fft", "matrices"])
+def test_gradients_of_the_engine(way, monkeypatch):
+    monkeypatch.setattr(exact, "cheaper", lambda *_: way)
     inputs = (normal(2, 2, 4, 5), normal(4, 1, 2, 3, seed=1), normal(4, seed=2))
     inputs = [tensor.requires_grad_() for tensor in inputs]
     assert gradcheck(lambda x, w, b: fft_conv2d(x, w, b, **GEOMETRY), inputs)
@@ -361,7 +365,8 @@ def test_blocks_of_any_size_give_the_same(mode, noise, groups, monkeypatch):
     wanted = optical_conv2d(x, weight, **how)
     one_channel = 8 * 7 * 2 * {"pm": 12, "offset": 7, "reference": 6}[mode] // groups
     for channels in (0, 1, 2, 4, 5, 6):  # parts of groups, a group, groups, all
-        monkeypatch.setattr(optical_conv, "_FIELDS_AT_ONCE", channels * (one_channel + groups))
+        monkeypatch.setattr(passes, "FIELDS_AT_ONCE", channels * (one_channel + groups))
+        monkeypatch.setattr(passes, "SHOWN_AT_ONCE", 1000 * channels)
         torch.testing.assert_close(optical_conv2d(x, weight, **how), wanted, rtol=0, atol=1e-12)
 
 
@@ -388,7 +393,7 @@ def test_inputs_are_left_as_they_were():
         assert weight.equal(before[1])
 
 
-def test_threads_do_not_share_their_memory():
+def test_threads_do_not_disturb_each_other():
     x, weight = bright(2, 4, 16, 16), normal(8, 4, 5, 5, seed=1)
     wrong: list[float] = []
 
@@ -407,10 +412,8 @@ def test_threads_do_not_share_their_memory():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_training_works_after_inference_mode_has_filled_the_memory(mode, monkeypatch):
-    monkeypatch.setattr(optical_conv, "_MEMORY", optical_conv._Memory())
-    for cached in ("_lens", "_real_lens", "_second_lens", "_pass_lenses"):
-        getattr(optical_conv, cached).cache_clear()
+def test_training_works_after_inference_mode_has_made_the_lenses(mode):
+    optical_conv.forget()
     x, weight = bright(2, 2, 9, 9), normal(4, 2, 3, 3, seed=1).requires_grad_()
     with torch.inference_mode():
         seen = optical_conv2d(x, weight, mode=mode)
@@ -418,6 +421,78 @@ def test_training_works_after_inference_mode_has_filled_the_memory(mode, monkeyp
     got = optical_conv2d(x, weight, mode=mode)
     (gradient,) = torch.autograd.grad(got.sum(), weight)
     assert error(gradient, torch.autograd.grad(oracle(x, weight).sum(), weight)[0]) < 1e-12
+
+
+# --- cost -------------------------------------------------------------------------------------------------
+
+# batch, in, out, k, n: each far from where the two ways cost the same
+LAYERS = [
+    (1, 1, 1, 10, 28), (1, 1, 1, 32, 64), (2, 4, 4, 48, 64), (1, 3, 16, 32, 64), (4, 16, 16, 3, 28),
+    (8, 16, 32, 7, 16),
+]  # fmt: skip
+
+
+def fastest(ways: dict) -> dict[str, float]:
+    """Seconds of each call, the shortest of some, in turns."""
+    times: dict[str, float] = dict.fromkeys(ways, inf)
+    for _ in range(12):
+        for name, way in ways.items():
+            times[name] = min(times[name], benchmark.seconds(way, 3))
+    return times
+
+
+@pytest.mark.parametrize(("batch", "i", "o", "k", "n"), LAYERS)
+def test_the_exact_bench_goes_the_way_that_measures_cheaper(batch, i, o, k, n):
+    x, weight = bright(batch, i, n, n, dtype=torch.float32), normal(o, i, k, k, dtype=torch.float32)
+    y_axis, x_axis, _ = prepare(x, weight, "same", 1, 1)
+    ways = {"matrices": exact.by_matrices, "fft": exact.by_fft}
+    times = fastest({name: partial(way, x, weight, y_axis, x_axis, 1) for name, way in ways.items()})
+    assert exact.cheaper(batch, o, i, y_axis, x_axis) == min(times, key=times.__getitem__)
+    for name, seconds in times.items():
+        predicted = exact.cost(name, batch, o, i, y_axis, x_axis) / 1e6
+        assert 1 / 8 < seconds / predicted < 8  # on any processor
+
+
+@pytest.mark.parametrize(("k", "n", "way"), [(3, 28, "windows"), (5, 16, "windows"), (20, 20, "rows")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_passes_go_the_way_that_measures_cheaper(k, n, way, dtype, monkeypatch):
+    x, weight = bright(2, 8, n, n, dtype=dtype), normal(16, 8, k, k, dtype=dtype)
+    y_axis, x_axis, _ = prepare(x, weight, "same", 1, 1)
+    assert passes.cheaper(y_axis, x_axis, k, k) == way
+
+    def run(chosen):
+        monkeypatch.setattr(passes, "cheaper", lambda *_: chosen)
+        optical_conv2d(x, weight, padding="same")
+
+    times = fastest({chosen: partial(run, chosen) for chosen in ("windows", "rows")})
+    assert min(times, key=times.__getitem__) == way
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("way", ["direct", "matrices", "fft"])
+@pytest.mark.parametrize("at_once", [1, 10**9])
+def test_gradients_of_every_way_and_block_are_conv2ds(way, at_once, dtype, monkeypatch):
+    monkeypatch.setattr(exact, "_cheaper_gradient", lambda *_: way)
+    monkeypatch.setattr(exact, "NUMBERS_AT_ONCE", at_once)
+    inputs = [bright(2, 6, 7, 8), normal(4, 3, 3, 4, seed=1)]
+    wanted = [tensor.clone().requires_grad_() for tensor in inputs]
+    got = [tensor.to(dtype).requires_grad_() for tensor in inputs]
+    how = {"padding": (1, 5), "groups": 2}
+    seen = oracle(*wanted, **how)
+    ahead = normal(*seen.shape, seed=3)
+    truth = torch.autograd.grad(seen, wanted, ahead)
+    ours = torch.autograd.grad(optical_conv2d(*got, **how), got, ahead.to(dtype))
+    for one, other in zip(ours, truth, strict=True):
+        assert error(one.double(), other) < (1e-5 if dtype == torch.float32 else 1e-12)
+
+
+def test_memory_stays_small_whatever_the_number_of_channels():
+    def peak(channels):
+        x, weight = bright(2, channels, 16, 16), normal(16, channels, 5, 5)
+        return benchmark.peak_memory(lambda: optical_conv2d(x, weight, padding="same"))
+
+    peak(1)  # the lenses
+    assert peak(64) < 1.1 * peak(16)
 
 
 # --- the layer --------------------------------------------------------------------------------------------
@@ -545,14 +620,14 @@ def test_passes_are_counted_as_derived(mode, signed, expected):
 @pytest.mark.parametrize("signed", [None, "split", "offset"])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_passes_are_those_that_are_simulated(mode, signed, groups, monkeypatch):
-    shown, fields = [], optical_conv._fields
+    shown, fields = [], passes.Passes.fields
 
-    def counting(x, kernels, y_axis, x_axis, groups):
-        for where, channels, field in fields(x, kernels, y_axis, x_axis, groups):
-            shown.append(field.numel() // (y_axis.read * x_axis.read))
-            yield where, channels, field
+    def counting(light, images, responses, per_group):
+        for block, field in fields(light, images, responses, per_group):
+            shown.append(field.numel() // light.pixels)
+            yield block, field
 
-    monkeypatch.setattr(optical_conv, "_fields", counting)
+    monkeypatch.setattr(passes.Passes, "fields", counting)
     x, weight = bright(3, 4, 6, 6), normal(10, 4 // groups, 3, 3)
     optical_conv2d(x, weight, groups=groups, mode=mode, signed=signed)
     assert sum(shown) == optical_passes(3, 4, 10 // groups, mode, signed)
@@ -613,7 +688,6 @@ def test_bad_input_is_refused_with_the_numbers(call, message):
 
 
 def test_bad_geometry_is_refused_before_any_light(monkeypatch):
-    monkeypatch.setattr(optical_conv, "_fields", None)
     monkeypatch.setattr(torch, "bmm", None)
     for mode in MODES:
         with pytest.raises(ValueError, match="stride must be"):
@@ -622,10 +696,9 @@ def test_bad_geometry_is_refused_before_any_light(monkeypatch):
 
 def test_forgetting_frees_what_calls_keep_and_changes_no_result():
     x, weight = torch.rand(1, 1, 8, 8), torch.randn(1, 1, 3, 3)
-    before = optical_conv2d(x, weight)
-    assert optical_conv._MEMORY.held
-    assert optical_conv._lens.cache_info().currsize
+    how = {"noise": Noise(filter_bits=16)}  # whose responses need lenses
+    before = optical_conv2d(x, weight, **how)
+    assert exact.first_lens.cache_info().currsize
     optical_conv.forget()
-    assert not optical_conv._MEMORY.held
-    assert not optical_conv._lens.cache_info().currsize
-    torch.testing.assert_close(optical_conv2d(x, weight), before, rtol=0, atol=0)
+    assert not exact.first_lens.cache_info().currsize
+    torch.testing.assert_close(optical_conv2d(x, weight, **how), before, rtol=0, atol=0)

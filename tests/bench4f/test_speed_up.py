@@ -16,7 +16,19 @@ CONTROLS = {
     "rate": speed_up.RATES,
     "batch": speed_up.BATCHES,
     "gpu": speed_up.GPUS,
+    "converters": speed_up.CONVERTERS,
+    "sample": speed_up.SAMPLES,
 }
+FREE = ("plane", "rate", "batch", "gpu")
+HELD = (*FREE, "converters")
+SPENT = ("plane", "batch", "gpu", "sample")
+
+
+def pick(state, names):
+    return {name: state[name] for name in names}
+
+
+CLAIM = pick(speed_up.CLAIM, FREE)
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +88,34 @@ def test_grid_holds_the_paper_and_its_planes():
 
 
 def test_paper_stands_where_its_factor_holds():
-    assert f"{speed_up.speed_up(**speed_up.CLAIM):.2f}" == "3.04"
+    assert f"{speed_up.speed_up(**CLAIM):.2f}" == "3.04"
     assert speed_up.CLAIM["batch"] == light.capacity(2160, 8) // 145
     assert round(1e6 / speed_up.CLAIM["gpu"]) == 439
+
+
+def test_samples_beside_the_filter_depend_on_the_plane_alone(made):
+    data = made[1]["data"]
+    for plane, samples in zip(data["planes"], data["samples"], strict=True):
+        for batch in speed_up.BATCHES:
+            bench = throughput.Bench4f(plane, 1e6)
+            counted = throughput.conversion_samples(speed_up.SHAPE, bench, batch)
+            assert throughput.total_samples(counted, "display", "camera") == batch * samples
+
+
+def test_factor_with_conversion_and_the_rate_from_which_it_survives():
+    converted = {rate: speed_up.speed_up(**CLAIM, converters=rate) for rate in (270, 3651, 3652, 10_000)}
+    assert f"{converted[270]:.3f}" == "0.225"
+    assert converted[3651] < speed_up.FACTOR < converted[3652] < converted[10_000]
+    assert converted[10_000] == speed_up.speed_up(**CLAIM)
+    assert speed_up.CLAIM["converters"] == 3 * throughput.CONVERTER_HZ / 1e9
+    assert speed_up.CLAIM["sample"] == round(1e12 * throughput.CONVERTER_J, 1)
+
+
+def test_energies_of_the_paper_s_point():
+    energies = speed_up.joules(**pick(speed_up.CLAIM, SPENT))
+    assert {part: f"{1e3 * j:.3g} mJ" for part, j in energies.items()} == {
+        "conversion": "3.9 mJ", "light": "0.00251 mJ", "gpu": "30.7 mJ"
+    }  # fmt: skip
 
 
 def test_without_sharing_or_tiling_it_is_slower_than_that_gpu():
@@ -88,7 +125,7 @@ def test_without_sharing_or_tiling_it_is_slower_than_that_gpu():
 
 def test_curves_stand_at_the_start(made):
     bench = throughput.Bench4f(2160, 1e6)
-    left, right = made[0].axes
+    left, right, *_ = made[0].axes
     for x, y in zip(*left.lines[0].get_data(), strict=True):
         seconds = throughput.seconds_per_image(speed_up.SHAPE, bench, int(x))
         assert y == pytest.approx(1 / (2278 * seconds))
@@ -117,11 +154,24 @@ class TestScript:
             seconds = throughput.seconds_per_image(speed_up.SHAPE, bench, state["batch"])
             assert got["bench"] == pytest.approx(seconds, rel=1e-12)
             assert got["gpu"] == pytest.approx(1 / state["gpu"], rel=1e-12)
-            assert got["speedUp"] == pytest.approx(speed_up.speed_up(**state), rel=1e-12)
-            for way, curves in got["curves"].items():
-                for axis in ("batch", "plane"):
-                    known = [speed_up.speed_up(**(state | {axis: v}), way=way) for v in CONTROLS[axis]]
-                    assert curves[axis] == pytest.approx(known, rel=1e-12), (way, axis, state)
+            held = throughput.converted_seconds_per_image(
+                speed_up.SHAPE, bench, state["batch"], 1e9 * state["converters"]
+            )
+            assert got["converted"] == pytest.approx(held, rel=1e-12)
+            here = speed_up.joules(**pick(state, SPENT))
+            assert got["energy"] == pytest.approx({part: here[part] for part in ("conversion", "gpu")})
+            for axis in ("batch", "plane"):
+                around = [state | {axis: value} for value in CONTROLS[axis]]
+                known = {
+                    way: [speed_up.speed_up(**pick(one, FREE), way=way) for one in around]
+                    for way in speed_up.WAYS
+                }
+                known["converted"] = [speed_up.speed_up(**pick(one, HELD)) for one in around]
+                for part in speed_up.ENERGIES:
+                    known[part] = [speed_up.joules(**pick(one, SPENT))[part] for one in around]
+                assert got["curves"].keys() == known.keys()
+                for name, ys in known.items():
+                    assert got["curves"][name][axis] == pytest.approx(ys, rel=1e-12), (name, axis, state)
 
     def test_at_the_start_it_puts_everything_where_python_drew_it(self, page, carried, script):
         seen = script("view", carried["data"], speed_up.CLAIM)
@@ -147,36 +197,50 @@ class TestScript:
             seen = script("view", carried["data"], state)
             for axis in ("batch", "plane"):
                 x, y = seen["points"][f"point-{axis}"]
-                bottom, top = frames[axis]["y"]
+                bottom, top = frames["speed"][axis]["y"]
                 assert top < y < bottom, "the point stays in the frame"
+                bottom, top = frames["energy"][axis]["y"]
+                for part in speed_up.ENERGIES:
+                    assert all(top < y < bottom for _, y in points(seen["paths"][f"{part}-{axis}"])), part
                 assert [x, y] == pytest.approx(
-                    points(seen["paths"][f"mix-{axis}"])[CONTROLS[axis].index(state[axis])], abs=0.01
+                    points(seen["paths"][f"converted-{axis}"])[CONTROLS[axis].index(state[axis])], abs=0.01
                 )
             assert seen["texts"]["title-batch"] == f"plane of {state['plane']} pixels"
             assert seen["texts"]["title-plane"] == f"batch of {state['batch']}"
             named = [float(seen["texts"][f"decade-{i}"]) for i in range(6)]
             assert named == pytest.approx([named[0] * 10**i for i in range(6)])
-            here = speed_up.speed_up(**state)
+            here = speed_up.speed_up(**pick(state, HELD))
             assert named[0] < here < named[-1]
 
     @pytest.mark.parametrize(
-        ("change", "said"),
+        ("change", "bench", "converted", "energy"),
         [
-            ({}, "144 µs on the bench and 439 µs on the GPU: the bench is 3.04 times faster."),
-            ({"rate": 10_000}, "14.4 ms on the bench and 439 µs on the GPU: the GPU is 32.9 times faster."),
-            ({"rate": 60}, "2.41 s on the bench and 439 µs on the GPU: the GPU is 5480 times faster."),
-            ({"gpu": 7000}, "144 µs on the bench and 143 µs on the GPU: the GPU is 1.01 times faster."),
+            ({}, "144 µs {} 439 µs {} bench is 3.04", "1.95 ms: the GPU is 4.45", ("3.9 mJ", "30.7 mJ")),
+            ({"converters": 5000}, "144 µs {} 439 µs {} bench is 3.04", "144 µs: the bench is 3.04", None),
+            ({"rate": 10_000}, "14.4 ms {} 439 µs {} GPU is 32.9", "14.4 ms: the GPU is 32.9", None),
+            ({"rate": 60, "sample": 100}, "2.41 s {} 439 µs {} GPU is 5480", None, ("52.7 mJ", "30.7 mJ")),
+            ({"gpu": 7000, "sample": 0.1}, "144 µs {} 143 µs {} GPU is 1.01", None, ("52.7 µJ", "10 mJ")),
         ],
     )
-    def test_finding_in_words(self, carried, script, change, said):
+    def test_finding_in_words(self, carried, script, change, bench, converted, energy):
         finding = script("view", carried["data"], speed_up.CLAIM | change)["finding"]
-        assert finding == f"At this point an image takes {said}"
+        first, second, third, *rest = re.split(r"(?<=[a-z])\. ?", finding)
+        assert first == f"At this point an image takes {bench} times faster".format(
+            "on the bench and", "on the GPU: the"
+        )
+        assert second.startswith("With conversion it takes ")
+        if converted:
+            assert second == f"With conversion it takes {converted} times faster"
+        assert third.startswith("Conversion costs ")
+        if energy:
+            assert third == "Conversion costs {} an image, the GPU {}.".format(*energy)
+        assert not rest
 
     def test_equal_is_not_called_faster(self, carried, script):
         alike = 1 / throughput.seconds_per_image(speed_up.SHAPE, throughput.Bench4f(2160, 1e6), 502)
         for gpu in (alike, alike * 1.001, alike / 1.001):
             finding = script("view", carried["data"], speed_up.CLAIM | {"gpu": gpu})["finding"]
-            assert finding.endswith("both are equally fast.")
+            assert "on the GPU: both are equally fast. With" in finding
 
 
 class TestControls:

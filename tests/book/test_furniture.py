@@ -144,6 +144,7 @@ def test_citations_are_bibtex_and_a_companion_is_cited_as_the_book():
     entries = furniture.citation(RECORD)
     assert re.findall(r"^@(\w+){(\w+),$", entries, re.M) == [("misc", "a_paper"), ("software", "fourfold")]
     assert entries.count("{") == entries.count("}")
+    assert re.search(r"year = \{20\d\d\},\n  version = \{\d+\.\d+\.\d+\}\n\}$", entries)
     companion = furniture.citation(RECORD.model_copy(update={"companion": True}))
     assert re.findall(r"^@(\w+){(\w+),$", companion, re.M) == [("software", "fourfold")]
 

@@ -47,8 +47,11 @@ def test_groups_share_out_all_claims_each_a_square(found, by):
     page = BeautifulSoup(holding.dots(found, by, "Group"), "html.parser")
     assert len(page.select("a.square")) == len(found)
     assert len(page.select("tbody tr")) == len(counted) - 1
+    assert len(page.select("a.square[title]")) == (len(found) if by == "kind" else 0)
     order = [rule.SYMBOLS[word] for word in rule.VERDICTS]
     for line in page.select("tbody tr"):
+        *_, held, share = (cell.get_text() for cell in line.select("td"))
+        assert (share == "–") == held.endswith(" of 0")
         places = [order.index(square.text) for square in line.select("a.square")]
         assert places == sorted(places)
 

@@ -125,6 +125,7 @@ def test_counts_add_up_and_lead_to_what_they_count(table):
 
 def test_a_claim_that_waits_for_its_seeds_has_a_word_and_a_count(table):
     assert rule.UNRECORDED not in ledger_page.counts(table)
+    assert rule.UNJUDGED not in ledger_page.counts(table[table.verdict != rule.UNJUDGED])
     waiting = pd.concat([table, pd.DataFrame([claim("theory", "z", "C1", rule.UNRECORDED)])])
     assert soup(ledger_page.counts(waiting)).select("thead th")[-1].text == "○ not recorded yet"
     square = soup(ledger_page.papers(waiting)).select(".claims a")[-1]

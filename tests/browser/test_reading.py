@@ -166,6 +166,15 @@ def test_wide_equations_scroll_in_their_own_box_and_by_keyboard(page):
     assert all(box == ["auto", 0] for box in wide)
 
 
+@pytest.mark.parametrize("width", [992, 1199, 1200])
+@pytest.mark.parametrize("name", ["ledger", "what_holds_up", "hybrids_compared"])
+def test_full_width_cells_stay_in_the_window(page, width, name):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(address(f"chapters/{name}"))
+    assert page.locator(".tag_full-width").count() > 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_a_shared_link_has_a_title_words_and_a_picture(page):
     for name in html.toc_files():
         text = (html.HTML / f"{name}.html").read_text()

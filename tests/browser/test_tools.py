@@ -6,7 +6,7 @@ import io
 import pytest
 
 from fourfold.book import html, ledger_page
-from fourfold.judging import records, rule
+from fourfold.judging import records
 
 LEDGER = (html.HTML / "chapters" / "ledger.html").as_uri()
 LEAD = (html.HTML / "chapters" / "optics" / "convsharevit.html").as_uri()
@@ -37,7 +37,7 @@ def ids(claims):
         ("part", "optics"),
         ("paper", "four_f"),
         ("verdict", "not reproduced"),
-        ("verdict", rule.UNJUDGED),
+        ("verdict", "beyond this scale"),
         ("full", "reproduced"),
     ],
 )
@@ -49,7 +49,7 @@ def test_each_filter_leaves_the_rows_that_it_says(page, claims, name, value):
     wanted = claims[claims[{"paper": "slug"}.get(name, name)] == value]
     assert left(page) == ids(wanted)
     assert read(page) == ([] if name == "part" else left(page))
-    assert page.locator(".found output").inner_text() == f"{len(wanted)} of {len(claims)} claims"
+    assert page.locator(".found output").inner_text() == f"{len(wanted)} of {len(claims)} claims and checks"
     page.get_by_role("button", name="Show all").click()
     page.wait_for_function(
         f"document.querySelectorAll('table.ledger tbody tr:not([hidden])').length == {len(claims)}"
@@ -65,10 +65,20 @@ def test_one_click_reads_a_paper_and_two_compare_two(page, claims):
     assert read(page) == ids(claims[claims.slug.isin(["evit", "hiwave"])])
 
 
+@pytest.mark.parametrize("name", ["ledger", "what_holds_up"])
+def test_every_square_says_its_claim(page, name):
+    page.goto((html.HTML / "chapters" / f"{name}.html").as_uri())
+    titles = page.locator("a.square").evaluate_all("all => all.map((square) => square.title)")
+    assert min(map(len, titles)) > 10
+
+
 def test_without_a_script_a_line_opens_its_paper(browser, claims):
     with browser.new_context(java_script_enabled=False) as context:
         page = context.new_page()
         page.goto(LEDGER)
+        assert not page.locator(".ledger-controls").is_visible()
+        edge = page.locator(".papers .square").first.evaluate("one => getComputedStyle(one).borderTopWidth")
+        assert edge == "1px", "the theme's colours are there"
         page.locator("details[data-paper=evit] .name").click()
         assert read(page) == ids(claims[claims.slug == "evit"])
 

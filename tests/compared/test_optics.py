@@ -97,7 +97,7 @@ def test_a_scene_that_cannot_be_is_refused(task, side, message):
     [
         ("the eye", SIDE, "float32", "contestant must be one of two FFTs, torch, .*got 'the eye'"),
         ("optnn", SIDE, "float32", "precision must be one of float64, got 'float32'"),
-        ("torchoptics, padded", 1024, "float64", "side must be at most 512 pixels for torchoptics, padded"),
+        ("torchoptics, padded", 1024, "float64", "side must be at most 256 pixels for torchoptics, padded"),
     ],
 )
 def test_a_contestant_is_not_given_what_it_cannot_do(name, side, precision, message):
@@ -180,7 +180,7 @@ def test_a_simulator_that_is_missing_is_a_reason_and_no_crash(monkeypatch):
 def test_memory_is_measured_in_a_fresh_process_the_same_way_for_all(monkeypatch):
     race = script()
     monkeypatch.setattr(race, "MEMORY_AT", 512)
-    rows = race.memory({"two FFTs, torch": environment("book")}, "float64")
+    rows = race.memory({"two FFTs, torch": environment("book")})
     plane = 16 * 512**2
     assert 2 * plane < rows["two FFTs, torch"]["forward"] < 10 * plane
     assert rows["two FFTs, torch"]["forward"] < rows["two FFTs, torch"]["backward"]
@@ -212,7 +212,7 @@ def test_tables_have_a_row_for_everyone_and_say_who_is_missing():
     record = loaded("optics_compared")
     names = {optics.name(name) for name, one in CONTESTANTS.items() if one.task == "field"}
     table = optics.table(record, "field", 1024)
-    assert {one.removesuffix(", on 512") for one in table.simulator} == names
+    assert {one.removesuffix(", on 256") for one in table.simulator} == names
     assert set(table["on a GPU"]) == {"not measured: none at hand"}
     for name, reason in record["rows"]["absent"].items():
         row = table[table.simulator == name].iloc[0]

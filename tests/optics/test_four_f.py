@@ -36,7 +36,7 @@ def even_noise(intensity, noise, *, full_well=1.0, generator=None):
 def no_gradient(ctx, gradient):
     """The gradient of a pass of light does not reach the kernels."""
     x, weight = ctx.saved_tensors
-    return torch.zeros_like(x), torch.zeros_like(weight), None, None, None, None, None
+    return torch.zeros_like(x), torch.zeros_like(weight), *[None] * 7
 
 
 def lost_signs(light, x, weight, bias=None, **geometry):
@@ -239,14 +239,15 @@ def test_the_recorded_benchmark_has_every_contestant_and_agrees_before_it_races(
     ]
     for row in record["rows"]["camera"]:
         errors = {name: contestant["error"] for name, contestant in row["contestants"].items()}
-        assert set(errors) == {"ours", "conv2d", "field by field", "optnn", "torchoptics"}
-        assert max(error for name, error in errors.items() if name != "optnn") < 1e-5
-        assert errors["optnn"] > 0.1
+        single = {"ours, float32", "optnn, float32"}
+        assert set(errors) == {"ours", "conv2d", "field by field", "optnn", "torchoptics", *single}
+        assert errors.pop("ours, float32") < 1e-5
+        assert min(errors.pop("optnn"), errors.pop("optnn, float32")) > 0.1
+        assert max(errors.values()) < 1e-12
     assert record["single"] < 1e-6
 
 
-def test_in_double_precision_the_engine_takes_twice_the_recorded_memory():
-    """F6d doubles what was recorded in float32."""
+def test_the_engines_peak_memory_is_the_recorded_one():
     for row in benchmark.load("four_f")["rows"]["camera"]:
         batch, channels, out, k, n = row["shape"]
         x, weight = normal(batch, channels, n, n).abs(), normal(out, channels, k, k, seed=1)
@@ -255,7 +256,7 @@ def test_in_double_precision_the_engine_takes_twice_the_recorded_memory():
         peak = benchmark.peak_memory(
             lambda inputs=inputs: torch.autograd.grad(optical_conv2d(*inputs, padding="same").sum(), inputs)
         )
-        assert peak / 1e6 == pytest.approx(2 * row["contestants"]["ours"]["training"]["mb"], rel=0.01)
+        assert peak / 1e6 == pytest.approx(row["contestants"]["ours"]["training"]["mb"], rel=0.01)
 
 
 @pytest.mark.parametrize(("accuracy", "word"), [(0.93, "reproduced"), (0.3, "inconclusive")])

@@ -117,6 +117,12 @@ def linear_passes(tokens: int, kernels: int, R: int, pitch: int, mode: str = "ba
     return -(-tokens // (rows * columns)) * -(-kernels // (kernel_rows * kernel_columns))
 
 
+def token_groups(tokens: int, kernels: int, R: int, pitch: int, mode: str = "batch") -> int:
+    """Planes that the tokens of `linear_passes` take, ceil(tokens / a); it refuses the same. Derived."""
+    rows, columns, *_ = _arrangement(tokens, kernels, lattice_side(R, pitch), mode)
+    return -(-tokens // (rows * columns))
+
+
 def optical_linear(
     x: Tensor, kernels: Tensor, R: int, padding: str = "valid", mode: str = "batch", pitch: int | None = None
 ) -> tuple[Tensor, int]:

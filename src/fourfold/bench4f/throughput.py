@@ -1,7 +1,8 @@
-"""Passes of light that a network takes on a 4f bench, and the time that they take.
+"""Passes of light that a network takes on a 4f bench, the samples that they convert, and the time of both.
 
 Sources: Ibadulla, Chen, Reyes-Aldasoro, ConvShareViT (arXiv 2504.11517) for shared kernels and FatNet (arXiv
-2210.16914) for the timing rule. The counts are derived here; grouped attention is our extension, not theirs.
+2210.16914) for the timing rule; Meech, Tsoutsouras, Stanley-Marbell (arXiv 2308.01719) for why conversion
+counts. The counts are derived here; grouped attention is our extension, not theirs.
 """
 
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from fourfold import checks
 from fourfold.bench4f import light
 
 TILINGS = ("naive", "mix", "grouped")
+FILTERS = ("spectrum", "impulse")
 
 # Frames per second of the slowest part. paper: implied by FatNet's table; dmd: micromirrors with 2 megapixels
 # (Miscuglio et al., Optica 7, 1812, 2020); slm: overdriven nematic liquid crystal, 1 ms a change (Optics
@@ -20,6 +22,9 @@ RATES = {"paper": 1e6, "dmd": 1e4, "slm": 1e3}
 # Passes for one signed product. pm: kernel split into k+ and k-, input non-negative; pm_signed: input split
 # too; offset: both raised by constants, undone in electronics, as <x + c, K> = <x, K> + c sum(K).
 SIGN_PASSES = {"pm": 2, "pm_signed": 4, "offset": 1}
+
+# Samples a second and joules a sample of an 8-bit converter of 90 GS/s and 667 mW (Kull et al., ISSCC 2014).
+CONVERTER_HZ, CONVERTER_J = 90e9, 0.667 / 90e9
 
 # (C_in, C_out) of the convolutions in FatNet's timing table; FatNet's last layer, 155 -> 1, is not counted.
 RESNET18_CHANNELS = (
@@ -112,6 +117,91 @@ def seconds_per_image(
     """Seconds per image, (c N / f + L latency) / B, N of `passes`, c of `SIGN_PASSES` (FatNet's rule)."""
     frames = SIGN_PASSES[bench.sign] * sum(passes(shape, bench, batch, tiling, shared).values())
     return (frames / bench.frame_hz + shape.depth * bench.layer_latency_s) / batch
+
+
+def conversion_samples(
+    shape: ViTShape,
+    bench: Bench4f,
+    batch: int,
+    tiling: str = "mix",
+    shared: bool = True,
+    filters: str = "spectrum",
+) -> dict[str, dict[str, int]]:
+    """Samples that a batch converts in all blocks: for each layer {"display", "filter", "camera"}. Derived.
+
+    The layers are qkv (together), projection, mlp_up, mlp_down, scores and values. Display and filter take
+    digital to analog, the camera back. Only what must be counts: pixels of the display that hold a token and
+    pixels of the camera that are read, one sample each. With N of `passes`, c of `SIGN_PASSES`, T B tokens:
+
+    display: L T B d for each vector that a layer takes in, r for mlp_down, else 1; twice if the input is
+    split (pm_signed). An image stays while kernels and their signs change; scores have the queries as image.
+    filter: c N R^2. In the Fourier plane it shows the spectrum of its kernels, of which no pixel is dark; a
+    pixel holds a complex number and counts once. With ``filters`` "impulse" a lens makes that spectrum, and
+    only the kernels' own numbers are written: c times d for each pass of a static layer, c L T B G d for
+    scores, c L T B H T for values.
+    In values the filter, attention's weights, has no sign: it stays while the display shows v+ and v-, which
+    counts the display twice and the filter half, unless a product takes one pass (offset).
+    camera: c L T B times the kernels of a layer, H T for scores and G d for values, since partial sums are
+    read from each of the G planes that a problem's tokens take (`light.token_groups`).
+
+    ValueError for what `passes` refuses, or unknown filters.
+    """
+    checks.one_of(FILTERS, filters=filters)
+    counted = passes(shape, bench, batch, tiling, shared)
+    signs, r, d = SIGN_PASSES[bench.sign], shape.mlp_ratio, shape.dim
+    tokens = shape.depth * batch * shape.tokens  # L T B
+    mode = "batch" if tiling == "naive" else "mix"
+    groups = light.token_groups(shape.tokens, shape.tokens, bench.plane, shape.head_pitch, mode)
+    scores = shape.heads * shape.tokens
+    square = counted["static"] // (4 + 2 * r)  # passes of a layer of d -> d, in all blocks
+
+    def layer(shows: int, vectors: int, used: int, written: int, read: int) -> dict[str, int]:
+        """Shows of a vector, vectors in, passes, numbers of their kernels, numbers out per token."""
+        return {
+            "display": shows * tokens * vectors * d,
+            "filter": signs * (used * bench.plane**2 if filters == "spectrum" else written),
+            "camera": signs * tokens * read,
+        }
+
+    shows = 2 if bench.sign == "pm_signed" else 1
+    layers = {
+        name: layer(shows, vectors, squares * square, squares * square * d, squares * d)
+        for name, vectors, squares in (
+            ("qkv", 1, 3),
+            ("projection", 1, 1),
+            ("mlp_up", 1, r),
+            ("mlp_down", r, r),
+        )
+    }
+    layers["scores"] = layer(shows, 1, counted["scores"], tokens * groups * d, scores)
+    both = min(signs, 2)  # v+ and v- meet the same filter
+    values = layer(both, 1, counted["values"], tokens * scores, groups * d)
+    layers["values"] = values | {"filter": values["filter"] // both}
+    return layers
+
+
+def total_samples(layers: dict[str, dict[str, int]], *parts: str) -> int:
+    """Samples of `conversion_samples` over all layers, of some parts of the bench or of all."""
+    return sum(of[part] for of in layers.values() for part in parts or of)
+
+
+def converted_seconds_per_image(
+    shape: ViTShape,
+    bench: Bench4f,
+    batch: int,
+    sample_hz: float,
+    tiling: str = "mix",
+    shared: bool = True,
+    filters: str = "spectrum",
+) -> float:
+    """Seconds per image if all converters together make ``sample_hz`` samples a second.
+
+    The longer of `seconds_per_image` and of the conversion of `conversion_samples`: the bench's favour, since
+    conversion hides behind light entirely and spreads evenly over all passes. ValueError for sample_hz <= 0.
+    """
+    checks.finite(above=True, sample_hz=sample_hz)
+    samples = total_samples(conversion_samples(shape, bench, batch, tiling, shared, filters))
+    return max(seconds_per_image(shape, bench, batch, tiling, shared), samples / (sample_hz * batch))
 
 
 def convolution_count(channels: Iterable[tuple[int, int]]) -> int:

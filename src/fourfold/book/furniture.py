@@ -267,7 +267,12 @@ def citation(record: Record) -> str:
     """BibTeX of the paper and of the book, whose entry is made from ``CITATION.cff``."""
     own = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     authors = " and ".join(f"{{{author['name']}}}" for author in own["authors"])
-    fields = {"title": own["title"], "author": authors, "version": own["version"]}
+    fields = {
+        "title": own["title"],
+        "author": authors,
+        "year": own["date-released"].year,
+        "version": own["version"],
+    }
     body = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
     software = f"@software{{fourfold,\n{body}\n}}"
     return software if record.companion else f"{commands.bibtex(record)}\n{software}"

@@ -62,12 +62,13 @@ def dots(found: pd.DataFrame, by: str, meaning: str) -> str:
     for group, part in found.groupby(by):
         row = counted.loc[group]
         told = part.assign(place=part.verdict.map(rule.VERDICTS.index)).sort_values("place", kind="stable")
+        share = f"{100 * row.share:.0f} % [{100 * row.low:.0f}, {100 * row.high:.0f}]" if row.decided else "–"
         explained = f"<small>{records.KINDS[group]}</small>" if by == "kind" else ""
         lines.append(
             f"<tr><th scope='row'>{escape(str(group))}{explained}</th>"
-            f"<td><span class='claims'>{ledger_page.squares(told)}</span></td>"
+            f"<td><span class='claims'>{ledger_page.squares(told, titles=by == 'kind')}</span></td>"
             f"<td>{row.reproduced:.0f} of {row.decided:.0f}</td>"
-            f"<td>{100 * row.share:.0f} % [{100 * row.low:.0f}, {100 * row.high:.0f}]</td></tr>"
+            f"<td>{share}</td></tr>"
         )
     head = "".join(f"<th scope='col'>{name}</th>" for name in (meaning, "Claims", "Reproduced", "Share"))
     return ledger_page.scrolled(

@@ -122,8 +122,8 @@ def words(table: pd.DataFrame) -> list[str]:
 
     Checks of our own rebuilding come last: they are no claims of a paper.
     """
-    there = [word for word in (rule.UNRECORDED, rule.FAILED, *rule.CHECKED) if (table.verdict == word).any()]
-    return [*rule.VERDICTS, rule.UNJUDGED, *there]
+    others = (rule.UNJUDGED, rule.UNRECORDED, rule.FAILED, *rule.CHECKED)
+    return [*rule.VERDICTS, *(word for word in others if (table.verdict == word).any())]
 
 
 CLAUSES = ("in the abstracts", "carried by a claim", "judged", "reproduced")
@@ -252,16 +252,20 @@ def _address(claim: Any) -> str:
     return page if claim.verdict == rule.FAILED else f"{page}#{claim.slug}-{claim.claim}"
 
 
-def squares(table: pd.DataFrame) -> str:
-    """Claims as squares, each coloured and signed by its verdict, that open their cards. HTML."""
-    return "".join(map(_claim_square, table.itertuples()))
+def squares(table: pd.DataFrame, titles: bool) -> str:
+    """Claims as squares, each coloured and signed by its verdict, that open their cards. HTML.
+
+    ``titles`` are statements, which weigh most of a page: it has them once, from where a script copies them.
+    """
+    return "".join(_claim_square(claim, titles) for claim in table.itertuples())
 
 
-def _claim_square(claim: Any) -> str:
+def _claim_square(claim: Any, titled: bool = False) -> str:
     word = claim.verdict
+    title = f" title='{claim.claim}: {escape(claim.statement, quote=True)}'" if titled else ""
     return (
-        f"<a class='square {card.css(word)}' href='{_address(claim)}' aria-label='{claim.claim} {word}' "
-        f"title='{claim.claim}: {escape(claim.statement, quote=True)}'>{rule.SYMBOLS[word]}</a>"
+        f"<a class='square {card.css(word)}' href='{_address(claim)}' aria-label='{claim.claim} {word}'"
+        f"{title}>{rule.SYMBOLS[word]}</a>"
     )
 
 

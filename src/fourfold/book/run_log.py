@@ -13,6 +13,8 @@ from fourfold.judging import records
 from fourfold.recorded import evidence, executed
 
 KINDS = ("imports", "experiment", "figures")
+NOTHING, WORDS = "from nothing", "after a change of words in one chapter"
+"""What a whole build did, in the record of ``benchmarks/build.py``."""
 
 
 def table() -> pd.DataFrame:
@@ -50,40 +52,41 @@ def _costs(chapters: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
 
 
 def builds() -> dict[str, Any] | None:
-    """The record of ``benchmarks/build.py``: builds before and now, and nbconvert; None if there is none."""
+    """The record of ``benchmarks/build.py``: whole builds, and nbconvert; None if there is none."""
     path = records.ROOT / "data" / "benchmarks" / "build.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def build_seconds(record: Mapping[str, Any]) -> pd.DataFrame:
-    """Seconds of whole builds: what was done (rows), and by whom."""
+    """Seconds of whole builds: what was done (rows, in the order of timing), by the book and by nbconvert."""
     rows = pd.DataFrame(record["rows"])
     timed = rows.pivot(index="what", columns="who", values="seconds")
-    # In the order of timing; names of axes would be a second row of headings.
-    timed = timed.loc[rows.what.unique(), rows.who.unique()]
+    timed = timed.loc[rows.what.unique(), ["now", "nbconvert"]].rename(columns={"now": "make book"})
+    # Names of axes would be a second row of headings.
     return timed.rename_axis(index=None, columns=None)
 
 
 def build_summary(record: Mapping[str, Any]) -> str:
     """What the whole builds add up to, in Markdown."""
-    timed = build_seconds(record)
+    ours = build_seconds(record)["make book"]
     (theirs,) = (row for row in record["rows"] if row["who"] == "nbconvert")
-    times = theirs["seconds"] / timed.now
+    times = theirs["seconds"] / ours
     return (
-        f"Seconds. nbconvert takes **{times['from nothing']:.1f} times** as long from nothing, and "
-        f"**{times['after a change of words in one chapter']:.0f} times** as long after a change of words. "
+        f"Seconds for {len(_chapters(record))} chapters. nbconvert takes **{times[NOTHING]:.1f} times** as "
+        f"long as `make book` from nothing, **{times[WORDS]:.0f} times** as long as after a change of words. "
         f"Compared cells in which its results and ours differ: {theirs['cells_that_differ']}. "
         f"Timed on {record['started'][:10]}: {record['processor']}, {record['cores']} cores."
     )
 
 
 def build_costs(record: Mapping[str, Any]) -> pd.DataFrame:
-    """Seconds of each chapter, "before → now", by what they went into; their sum last."""
-    spent = [_costs(row["chapters"]).map("{:.0f}".format) for row in record["rows"] if "chapters" in row]
-    table = spent[0].reindex(spent[-1].index, fill_value="–")
-    for later in spent[1:]:
-        table += " → " + later
-    return table
+    """Seconds of each chapter in the build from nothing, by what they went into; their sum last."""
+    return _costs(_chapters(record))
+
+
+def _chapters(record: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+    (ran,) = (row["chapters"] for row in record["rows"] if row["who"] == "now" and "chapters" in row)
+    return ran
 
 
 def seconds(notebook: Path) -> dict[str, float]:

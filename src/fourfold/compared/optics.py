@@ -56,7 +56,7 @@ def erring(record: Mapping[str, Any], task: str) -> pd.DataFrame:
 
 
 def held(record: Mapping[str, Any]) -> pd.DataFrame:
-    """Peaks of memory: a row for each contestant and precision that was measured.
+    """Peaks of memory: a row for each contestant that was measured, in the precision that it was.
 
     Columns: contestant, simulator, `SIDE`, precision, and for each of `PASSES` its peak in complex planes of
     that side.
@@ -88,7 +88,7 @@ def table(record: Mapping[str, Any], task: str, side: int) -> pd.DataFrame:
     Two numbers are float32's and float64's; a dash stands where there is none.
     """
     times = record["rows"]["times"]
-    memory = held(record).set_index(["contestant", "precision"])
+    memory = held(record).set_index("contestant")
 
     def both(said: Callable[[str], str]) -> str:
         found = [said(precision) for precision in BYTES]
@@ -105,13 +105,7 @@ def table(record: Mapping[str, Any], task: str, side: int) -> pd.DataFrame:
         return both(found)
 
     def planes(contestant: str, word: str) -> str:
-        return both(
-            lambda precision: (
-                f"{memory.loc[(contestant, precision), word]:.0f}"
-                if (contestant, precision) in memory.index
-                else "–"
-            )
-        )
+        return f"{memory.loc[contestant, word]:.0f}" if contestant in memory.index else "–"
 
     rows = []
     for contestant, one in CONTESTANTS.items():

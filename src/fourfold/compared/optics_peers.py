@@ -398,7 +398,7 @@ CONTESTANTS = {
     "fourfold, fields": Contestant(bench, turned=True),
     "torchoptics": Contestant(torchoptics_on_the_plane, package="torchoptics", turned=True, axis=0.5),
     "torchoptics, padded": Contestant(
-        torchoptics, package="torchoptics", turned=True, axis=0.5, exact_waves=True, largest=512
+        torchoptics, package="torchoptics", turned=True, axis=0.5, exact_waves=True, largest=256
     ),
     "SVETlANNa": Contestant(
         svetlanna, environment="svetlanna", package="svetlanna", turned=True, exact_waves=True
