@@ -115,6 +115,11 @@ lock: $(READY) ## resolve pyproject.toml anew into requirements.lock, with the h
 	@# A peer that benchmarks and tests run against; its metadata asks for torchvision, which it never imports.
 	echo optnn==0.1 >> requirements.lock
 	$(RESOLVE) --no-deps --generate-hashes --output-file requirements.lock requirements.lock
+	@# Of a benchmark's own environments only what they have beyond the book's: its packages stand behind them.
+	for pins in benchmarks/environments/*.in; do \
+		$(RESOLVE) --constraint requirements.lock --generate-hashes --output-file $${pins%.in}.lock \
+			$$(sed -nE 's/^([A-Za-z0-9_.-]+)==.*/--no-emit-package \1/p' requirements.lock) $$pins; \
+	done
 
 audit: $(READY) ## look up known vulnerabilities of the pins
 	@# In an environment of its own: what audits the pins is none of them.
