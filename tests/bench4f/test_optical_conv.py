@@ -433,7 +433,7 @@ LAYERS = [
 
 
 DEARER = 3
-"""How much longer the way that is taken may measure: costs were counted on one processor, tests run on any."""
+"""How much longer the way that is taken may measure: costs were counted on one processor, tests on any."""
 
 
 def fastest(ways: dict) -> dict[str, float]:
