@@ -22,19 +22,12 @@ from fourfold.attention import (
 from fourfold.training import seeded
 
 from .draws import normal
+from .hugging_face import THEIR_NAMES
 
-HUGGING_FACE = {
+HUGGING_FACE = THEIR_NAMES | {
     "cls": "vit.embeddings.cls_token",
     "positions": "vit.embeddings.position_embeddings",
     "blocks": "vit.layers",
-    "attention.query": "attention.q_proj",
-    "attention.key": "attention.k_proj",
-    "attention.value": "attention.v_proj",
-    "attention.projection": "attention.o_proj",
-    "norm_attention": "layernorm_before",
-    "norm_mlp": "layernorm_after",
-    "mlp.up": "mlp.fc1",
-    "mlp.down": "mlp.fc2",
     "head": "classifier",
 }
 # tokens, side of a token, depth, heads, mlp_ratio; odd sizes first

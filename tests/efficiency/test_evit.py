@@ -41,6 +41,7 @@ from fourfold.judging.card import judge
 from fourfold.training import Recipe, seeded, shuffled, stream, train
 
 from ..draws import normal
+from ..hugging_face import THEIR_NAMES
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 SMALL = {"image": 12, "patch": 2, "channels": 1, "dim": 16, "depth": 4, "heads": 4, "classes": 3}
@@ -73,18 +74,6 @@ def test_reorganize_is_sorting_each_sample_with_numpy(candidates, keep, fuse):
             rows.append(sum(weights[i] * patches[i] for i in order[keep:]))
         assert kept[sample].tolist() == order[:keep].tolist()
         np.testing.assert_allclose(tokens[sample].numpy(), np.stack(rows), rtol=0, atol=1e-12)
-
-
-THEIR_NAMES = {
-    "attention.query": "attention.q_proj",
-    "attention.key": "attention.k_proj",
-    "attention.value": "attention.v_proj",
-    "attention.projection": "attention.o_proj",
-    "norm_attention": "layernorm_before",
-    "norm_mlp": "layernorm_after",
-    "mlp.up": "mlp.fc1",
-    "mlp.down": "mlp.fc2",
-}
 
 
 def in_their_names(net: DeiT) -> dict[str, torch.Tensor]:

@@ -42,6 +42,7 @@ from fourfold.judging.card import judge
 from fourfold.training import Recipe, seeded, shuffled, stream, train
 
 from ..draws import normal
+from ..hugging_face import THEIR_NAMES
 
 SMALL = {"size": 32, "patch": 8, "channels": 1, "dim": 16, "depth": 4, "heads": 4, "classes": 3}
 SIZES = Sizes((4, 8, 8, 12), (2, 2, 4, 4), (1, 1, 1, 1), classes=3, patch=8)
@@ -61,17 +62,6 @@ def backbone(seed: int = 0, **how) -> Backbone:
 
 
 # --- the transformer, against HuggingFace ------------------------------------------------------------------
-
-THEIR_NAMES = {
-    "attention.query": "attention.q_proj",
-    "attention.key": "attention.k_proj",
-    "attention.value": "attention.v_proj",
-    "attention.projection": "attention.o_proj",
-    "norm_attention": "layernorm_before",
-    "norm_mlp": "layernorm_after",
-    "mlp.up": "mlp.fc1",
-    "mlp.down": "mlp.fc2",
-}
 
 
 def huggingface(net: Backbone) -> ViTModel:

@@ -8,17 +8,11 @@ from hypothesis import strategies as st
 
 from fourfold.judging import parameters
 from fourfold.judging.parameters import ParameterError
-from fourfold.judging.records import Parameter, Record
+from fourfold.judging.records import Parameter
 
-RECORD = Record(
-    slug="a_paper",
-    part="optics",
-    name="Paper",
-    title="A paper",
-    authors=["A. Author"],
-    year=2025,
-    arxiv=None,
-    idea="Light convolves for free.",
+from .made_up import paper
+
+RECORD = paper(
     claims=[{"id": "C1", "statement": "It works well."}],
     parameters={
         "p": Parameter(type="int", meaning="side", quick=8, full=16, min=2, max=32),

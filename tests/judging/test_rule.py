@@ -22,10 +22,10 @@ from fourfold.judging.records import (
     Criterion,
     Earlier,
     Expected,
-    Parameter,
-    Record,
 )
 from fourfold.recorded import executed
+
+from .made_up import paper, sampled
 
 
 def record(criterion, control=None, **more):
@@ -37,20 +37,9 @@ def record(criterion, control=None, **more):
         criteria={"a": Criterion(**({"what": "a", "resolution": 0.01} | criterion)), **more},
         controls={"broken": Control(**({"what": "broken", "resolution": 0.01} | control))},
     )
-    return Record(
-        slug="a_paper",
-        part="optics",
-        name="Paper",
-        title="A paper",
-        authors=["A. Author"],
-        year=2025,
-        arxiv=None,
-        idea="Light convolves for free.",
+    return paper(
         claims=[claim, Claim(id="C2", statement="It is also elegant.")],
-        parameters={
-            "seed": Parameter(type="int", meaning="first seed", quick=1, full=1, min=0, max=9),
-            "seeds": Parameter(type="int", meaning="seeds", quick=2, recorded=20, full=20, min=1, max=20),
-        },
+        parameters=sampled(1),
     )
 
 

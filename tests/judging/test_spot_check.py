@@ -9,20 +9,14 @@ from hypothesis import strategies as st
 
 from fourfold.judging import records, spot_check
 from fourfold.judging.card import judge
-from fourfold.judging.records import Claim, Control, Criterion, Parameter, Record
+from fourfold.judging.records import Claim, Control, Criterion
 from fourfold.recorded import evidence
+
+from .made_up import paper, sampled
 
 MEAN = Criterion(what="gain", resolution=0.01, statistic="mean", reproduced_if="> 0")
 SHARE = Criterion(what="solved", resolution=0.01, statistic="fraction", reproduced_if=">= 0.9")
-RECORD = Record(
-    slug="a_paper",
-    part="optics",
-    name="Paper",
-    title="A paper",
-    authors=["A. Author"],
-    year=2025,
-    arxiv=None,
-    idea="Light convolves for free.",
+RECORD = paper(
     claims=[
         Claim(
             id="C1",
@@ -50,10 +44,7 @@ RECORD = Record(
             controls={"none": Control(what="none", resolution=1, fails_if="== 0")},
         ),
     ],
-    parameters={
-        "seed": Parameter(type="int", meaning="first seed", quick=1000, full=1000, min=0, max=10**6),
-        "seeds": Parameter(type="int", meaning="seeds", quick=2, recorded=20, full=20, min=1, max=20),
-    },
+    parameters=sampled(1000),
 )
 GAINS = np.random.default_rng(0).normal(0.5, 0.1, 20)
 
