@@ -16,6 +16,7 @@ from fourfold.attention import (
     attention_maps,
     attention_score,
     best_head,
+    best_look,
     target_mass,
     with_uniform_attention,
 )
@@ -231,6 +232,22 @@ def test_best_head_and_attention_score():
         assert attention_score(0, tokens) == pytest.approx(-1 / tokens)
         assert attention_score((1 + chance) / 2, tokens) == pytest.approx(0.5)
     assert attention_score(1 + 5e-7, 6) == pytest.approx(1)  # a float32 softmax may sum to a little more
+
+
+def test_the_best_look_is_that_of_the_best_head():
+    attention = normal(4, 2, 3, 6).softmax(-1)
+    target = torch.tensor([0, 4, 2, 1])
+    mass = target_mass(attention, target)
+    for layers, rows in (("last", mass[1:]), ("any", mass)):
+        score, seen = best_look(attention, target, layers)
+        assert score == attention_score(float(rows.max()), 5)
+        layer, head = (mass == rows.max()).nonzero()[0]
+        assert torch.equal(seen, attention[:, layer, head, 1:])
+    attention[:, 0] = torch.nn.functional.one_hot(target + 1, 6).double()[:, None]
+    assert best_look(attention, target, "any")[0] == 1
+    assert best_look(attention, target)[0] < 1
+    with pytest.raises(ValueError, match="layers must be 'last' or 'any', got 'first'"):
+        best_look(attention, target, "first")
 
 
 # --- determinism and bad input ----------------------------------------------------------------------------

@@ -69,6 +69,21 @@ def attention_score(mass: float, tokens: int) -> float:
     return (mass - chance) / (1 - chance)
 
 
+def best_look(
+    attention: Tensor, target: Tensor, layers: Literal["last", "any"] = "last"
+) -> tuple[float, Tensor]:
+    """How well the best head of CLS finds the target: its `attention_score`, and where it looks.
+
+    ``attention`` and ``target`` as in `target_mass`, ``layers`` as in `best_head`, and so are the errors.
+    Returns the score and that head's attention to the cells, (batch, tokens).
+    """
+    mass = target_mass(attention, target)
+    score = attention_score(best_head(mass, layers), attention.shape[-1] - 1)
+    chosen = mass if layers == "any" else mass[-1:]
+    layer, head = divmod(int(chosen.argmax()), mass.shape[1])
+    return score, attention[:, len(mass) - len(chosen) + layer, head, 1:]
+
+
 @torch.no_grad()
 def attention_maps(model: "ViT", x: Tensor) -> Tensor:
     """Who looks where, for every token and not CLS alone.

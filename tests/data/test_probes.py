@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from fourfold.data import cifar
 from fourfold.data.cifar import CIFAR100_MD5, CIFAR100_URL, cifar10, cifar100, read_cifar10, read_cifar100
-from fourfold.data.probes import CODES, Images, content_selection, digits, key_recall
+from fourfold.data.probes import (
+    CODES,
+    Images,
+    content_selection,
+    cue_cells,
+    digits,
+    key_recall,
+    mosaic,
+)
 
 CUES = ["random", "fixed", "transposed"]
 # Image i is constant at i / 20: a cell says which image it shows, and none is as bright as the flag.
@@ -87,6 +95,19 @@ def test_content_selection_of_digits_at_p_8_shows_the_digits_untouched_with_one_
     assert torch.equal(source.images, before)
 
 
+def test_a_mosaic_has_its_cells_row_by_row_and_gaps_between_them():
+    tokens = torch.arange(6.0)[:, None].expand(6, 9)
+    made = mosaic(tokens, 3)
+    assert made.shape == (2 * 3 + 1, 3 * 3 + 2)
+    assert made[3].isnan().all()
+    assert made[:, [3, 7]].isnan().all()
+    assert torch.equal(made[::4, ::4], torch.arange(6.0).reshape(2, 3))
+    with pytest.raises(ValueError, match="columns must divide the 6 cells, got 4"):
+        mosaic(tokens, 4)
+    with pytest.raises(ValueError, match="columns must be >= 1, got 0"):
+        mosaic(tokens, 0)
+
+
 # --- key recall -------------------------------------------------------------------------------------------
 
 
@@ -109,6 +130,7 @@ def test_key_recall_has_one_cue_one_match_and_the_code_of_the_match_as_label(n, 
     assert torch.equal(marks.any(-1).any(-1), is_cue)
     assert is_cue.sum(1).eq(1).all()  # one cell is marked
     cue_cell, image = is_cue.int().argmax(1), torch.arange(n)
+    assert torch.equal(cue_cells(probe.tokens), cue_cell)
     assert codes[image, cue_cell].eq(0).all()  # and blank
     bright = codes.eq(1).all(-1)
     assert torch.equal(codes.any(-1), bright)

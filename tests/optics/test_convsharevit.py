@@ -31,11 +31,13 @@ from fourfold.optics.convsharevit import (
     conv_mix,
     conv_scores,
     convsharevit,
+    light_error,
     matrix_macs,
     permutation_equivariance,
     projection_span_rank,
     span_residual,
     transposition,
+    twin_difference,
 )
 from fourfold.recorded import evidence
 from fourfold.training import Recipe, seeded, shuffled, train
@@ -361,6 +363,29 @@ def dense_twin(arm: str, net: nn.Module) -> nn.Module:
 def test_every_shared_arm_is_a_vit_with_the_matrices_of_its_convolutions(arm):
     net, x = model(arm).double(), normal(2, 3, 64)
     torch.testing.assert_close(net(x), dense_twin(arm, net)(x), **EXACT)
+
+
+def test_twins_are_one_function_and_same_kernels_make_another():
+    probe = key_recall(6, cells=3, generator=torch.Generator().manual_seed(0))
+    vit, twin = model("linear").double(), model("valid", seed=1, by_conv2d=True).double()
+    assert twin_difference(vit, twin, probe) < 1e-12
+    assert twin_difference(vit, model("valid_unscaled", seed=1).double(), probe) > 1e-6
+    with pytest.raises(RuntimeError, match="invalid for input"):
+        twin_difference(vit, model("same3").double(), probe)
+
+
+def test_a_layer_of_light_is_conv2d_and_leaks_where_tiles_are_too_near():
+    x, kernels = normal(6, 5, 5), normal(3, 3, 3, seed=1)
+    assert max(light_error(x, kernels, padding, 60) for padding in ("valid", "same")) < 1e-12
+    assert light_error(x, kernels, "same", 60, pitch=5) > 1e-3
+    assert light_error(x, kernels, "valid", 60, shown=kernels + 1) > 1e-3
+
+
+def test_arms_have_names_of_their_own():
+    words = [arm.words for arm in ARMS.values()]
+    assert len(set(words)) == len(words)
+    assert {"ViT", "valid, k = p", "same, k = 3, unshared", "valid, k = p, linear MLP"} <= set(words)
+    assert {"valid, k = p, no 1/p", "uniform attention"} <= set(words)
 
 
 @pytest.mark.parametrize("arm", ARMS)

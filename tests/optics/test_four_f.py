@@ -53,6 +53,41 @@ MUTATIONS = [
 ]
 
 
+# --- waves against what they should compute -----------------------------------------------------------------
+
+
+def stream():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("n", [8, 50, 96])
+def test_the_identities_hold_on_even_planes_at_the_critical_pitch_alone(n):
+    errors = four_f.identity_errors(n, 532e-9, 0.01, stream())
+    assert max(errors["lens"], errors["bench"]) < 1e-12
+    assert errors["stretched"] > 0.05
+    assert four_f.odd_plane_error(n + 1, 532e-9, 0.01, stream()) > 0.1
+    with pytest.raises(ValueError, match=f"n must be odd, got {n}"):
+        four_f.odd_plane_error(n, 532e-9, 0.01, stream())
+    with pytest.raises(ValueError, match="n must be even"):
+        four_f.identity_errors(n + 1, 532e-9, 0.01, stream())
+
+
+def test_every_departure_from_an_ideal_bench_shows_and_fresnels_does_not():
+    errors = four_f.flawed_errors(64, 532e-9, 0.01, stream())
+    assert errors.pop("Fresnel, as simulators have it") < 1e-12
+    assert len(errors) == 4
+    assert min(errors.values()) > 1e-6
+    assert len(four_f.flawed_errors(1024, 532e-9, 0.01, stream())) == 2
+
+
+def test_where_it_is_dark_there_is_no_phase():
+    field = torch.tensor([[2j, -0.2], [0.001, 0]], dtype=torch.complex128)
+    amplitude, phase = four_f.amplitude_and_phase(field)
+    torch.testing.assert_close(amplitude, torch.tensor([[0.0, -1], [-2, -2]], dtype=torch.float64))
+    torch.testing.assert_close(phase[0], torch.tensor([math.pi / 2, math.pi], dtype=torch.float64))
+    assert phase[1].isnan().all()
+
+
 # --- the same layer, three ways -----------------------------------------------------------------------------
 
 
@@ -137,6 +172,52 @@ def test_pm_loses_less_than_half_a_decibel_to_its_closed_form_and_a_lossy_read_o
     }
     assert four_f.decibel(clean, noisy[photons]) == pytest.approx(law, abs=0.5)
     assert four_f.decibel(clean, noisy[photons / 10]) < law - 9
+
+
+def test_every_read_out_is_conv2d_to_rounding_and_an_unsplit_one_is_not():
+    x, weight = normal(2, 3, 8, 8).abs(), normal(4, 3, 3, 3, seed=1)
+    assert four_f.read_out_error(x, weight, torch.float64) < 1e-10
+    assert 1e-10 < four_f.read_out_error(x, weight, torch.float32) < 1e-5
+    # As valid padding has no place for a kernel larger than its image.
+    assert four_f.read_out_error(x, normal(4, 3, 9, 9, seed=1), torch.float64) < 1e-10
+    assert four_f.unsplit_error(x, weight) > 1
+
+
+def test_shot_noise_is_flat_and_counts_are_not():
+    x, weight = normal(1, 1, 64, 64).abs(), normal(1, 1, 5, 5, seed=2)
+    x /= x.max()
+    found = four_f.shot_noise(x, weight, [1e3, 1e4, 1e6], stream())
+    assert found["std"] == pytest.approx(0.5**0.5, rel=0.05)
+    assert found["flat"] == pytest.approx(1, abs=0.15)
+    assert found["slope"] == pytest.approx(10, abs=0.3)
+    assert found["gain"] == pytest.approx(1, abs=0.02)
+    assert found["counts"] > 1.2
+    assert found["additive"] == pytest.approx(2, abs=0.05)
+    assert set(found["decibels"]) == {*four_f.READ_OUTS, "closed form"}
+    assert found["decibels"]["pm"] == pytest.approx(found["decibels"]["closed form"], abs=0.5)
+    assert found == four_f.shot_noise(x, weight, [1e3, 1e4, 1e6], stream())
+
+
+def test_too_few_photons_say_nothing():
+    x, weight = normal(1, 1, 16, 16).abs(), normal(1, 1, 3, 3, seed=2)
+    found = four_f.shot_noise(x / x.max(), weight, [1e2, 1e3], stream())
+    assert [found[name] for name in ("std", "flat", "slope", "gain", "counts")] == [None] * 5
+    with pytest.raises(ValueError, match="number of photons must be >= 1, got 0"):
+        four_f.shot_noise(x, weight, [], stream())
+    assert four_f.per_decade([1e2, 1e3, 1e4], [0.0, 10.0, 21.0]) == pytest.approx(11)
+    assert four_f.per_decade([10.0], [0.0]) is None
+
+
+def test_a_bit_of_the_display_is_worth_six_decibels_and_the_camera_needs_more():
+    x, weight = normal(1, 1, 32, 32).abs().clamp(max=1), normal(1, 1, 5, 5, seed=2)
+    curves = four_f.few_bits(x, weight, [4, 8])
+    assert list(curves) == ["display", "filter", "camera", "a camera of amplitudes"]
+    assert (curves["display"][1] - curves["display"][0]) / 4 == pytest.approx(6.02, abs=1)
+    for few, many in curves.values():
+        assert few < many
+    assert max(curves["camera"][1], curves["a camera of amplitudes"][1]) < curves["display"][1]
+    with pytest.raises(ValueError, match="bits"):
+        four_f.few_bits(x, weight, [0])
 
 
 # --- networks -----------------------------------------------------------------------------------------------
@@ -226,6 +307,19 @@ def test_kernels_that_tokens_own_are_refused():
         four_f.on_the_bench(net, four_f.Light(Noise()))
 
 
+def test_layers_of_all_kinds_start_from_the_same_numbers():
+    def first(layer):
+        with training.seeded(3):
+            return four_f.DigitsNet(layer).head.weight
+
+    plain = first(four_f.electronic(nn.Conv2d))
+    assert torch.equal(plain, first(four_f.optical(Noise(photons=10))))
+    assert torch.equal(plain, first(four_f.electronic(four_f.UnsplitConv2d)))
+    with training.seeded(3):
+        one, other = (four_f.optical(Noise(photons=10))(1, 2) for _ in range(2))
+    assert one.generator.initial_seed() != other.generator.initial_seed()
+
+
 # --- the record ---------------------------------------------------------------------------------------------
 
 
@@ -245,6 +339,42 @@ def test_the_recorded_benchmark_has_every_contestant_and_agrees_before_it_races(
         assert min(errors.pop("optnn"), errors.pop("optnn, float32")) > 0.1
         assert max(errors.values()) < 1e-12
     assert record["single"] < 1e-6
+
+
+def row(k, ours, peer):
+    """A layer of a race, as the benchmark keeps it, with so many seconds a round."""
+
+    def kept(rounds, error):
+        ratio = [2.0, 1.5, 250.4]
+        return {"forward": {"rounds": rounds, "ms": 2.0, "ratio": ratio}, "error": error} | {
+            "training": {"rounds": rounds, "ms": 3.0, "ratio": ratio, "mb": 1.25}
+        }
+
+    work = {"multiply_adds": 4e6, "numbers": 1e6, "way": "rows"}
+    contestants = {"ours": kept(ours, 1e-15), "optnn": kept(peer, 0.9)}
+    return {"shape": [4, 1, 2, k, 28], "contestants": contestants, "work": work}
+
+
+ROWS = [row(3, [1.0, 2.0, 1.0], [3.0, 4.0, 3.0]), row(5, [1.0, 1.0, 2.0], [8.0, 9.0, 2.0])]
+
+
+def test_a_ratio_is_that_of_the_layer_with_the_largest_or_the_smallest_median():
+    assert four_f.time_ratio(ROWS, "optnn", "ours", "forward") == [8, 9, 1]
+    assert four_f.time_ratio(ROWS, "optnn", "ours", "training", min) == [3, 2, 3]
+    assert four_f.time_ratio([], "optnn", "ours", "forward") is None
+
+
+def test_the_tables_of_the_benchmark_say_what_it_measured():
+    table = four_f.contestants(ROWS, "with a camera", "ours")
+    assert table.shape == (4, 8)
+    assert table["layer"].tolist() == ["4 x 1→2, k = 3, n = 28", "", "4 x 1→2, k = 5, n = 28", ""]
+    assert table["error"].tolist()[:2] == ["1e-15", "9e-01"]
+    assert table["over ours"].iloc[0].tolist() == ["2 (1.5 to 250)"] * 2
+    limits = {"float64": {"gemm": 10.0, "cache": 8.0}}
+    first = four_f.how_far(ROWS, limits, "ours", torch.float64, "optnn").iloc[0].tolist()
+    # 8 MFLOP and 8 MB in 2 ms; a product would take 0.8 ms, a copy 1 ms, of which the slower one bounds.
+    assert first[1:] == ["rows", "4", "4", "40%", "8", "4", "50%", "2"]
+    assert four_f.how_far(ROWS, limits, "ours", torch.float64).shape == (2, 8)
 
 
 def test_the_engines_peak_memory_is_the_recorded_one():

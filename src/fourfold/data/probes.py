@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 CODES = 4
 """Number of codes in ``key_recall``."""
@@ -115,6 +115,28 @@ def key_recall(
     maps[image, cue_cell, 4:, :4] = 1
     tokens = repeat(2 * maps - 0.5, "n cells y x -> n cells (y a x b)", a=p // 8, b=p // 8)
     return Probe(tokens, codes[image, target], target)
+
+
+def cue_cells(tokens: Tensor) -> Tensor:
+    """Which cell of each sample of ``key_recall`` is the cue, lit in its lower left corner.
+
+    ``tokens``: (n, cells, p^2), as ``key_recall`` makes them. Returns (n,), cells counted from 0.
+    """
+    p = int(tokens.shape[-1] ** 0.5)
+    return (tokens.unflatten(-1, (p, p))[..., -1, 0] > 1).int().argmax(1)
+
+
+def mosaic(tokens: Tensor, columns: int) -> Tensor:
+    """The cells of one sample, (cells, p^2), as a picture in rows of ``columns``, a gap of nan after each.
+
+    Raises ``ValueError`` if rows would be of different lengths.
+    """
+    _at_least(1, columns=columns)
+    if len(tokens) % columns:
+        raise ValueError(f"columns must divide the {len(tokens)} cells, got {columns}")
+    p = int(tokens.shape[-1] ** 0.5)
+    cells = pad(tokens.unflatten(-1, (p, p)), (0, 1, 0, 1), value=torch.nan)
+    return rearrange(cells, "(r c) y x -> (r y) (c x)", c=columns)[:-1, :-1]
 
 
 def _at_least(low: int, **sizes: int) -> None:

@@ -30,10 +30,11 @@ from typing import Literal
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, conv1d, conv2d, linear, pad
+from torch.nn.functional import batch_norm, conv1d, conv2d, cross_entropy, linear, pad
 
 from fourfold.attention import MLP, Mixing, ViT
 from fourfold.bench4f import light, throughput
+from fourfold.data.probes import Probe
 
 Padding = Literal["valid", "same"]
 
@@ -284,6 +285,18 @@ class Arm:
     mixing: Mixing = "softmax"
     scale: float | None = None
 
+    @property
+    def words(self) -> str:
+        """Its name in figures, such as ``"same, k = 3, unshared"``."""
+        if self.mixing == "uniform":
+            return "uniform attention"
+        if self.padding is None:
+            return "ViT"
+        name = f"{self.padding}, k = {self.kernel or 'p'}"
+        name += "" if self.scale is None else ", no 1/p"
+        name += "" if self.mlp == "as attention" else f", {self.mlp} MLP"
+        return name if self.shared else f"{name}, unshared"
+
 
 ARMS = {
     "linear": Arm(1),
@@ -291,15 +304,15 @@ ARMS = {
     "valid5": Arm(3, "valid", 5),
     "unshared_valid": Arm(4, "valid", shared=False),
     "same3": Arm(5, "same", 3),
+    "same5": Arm(None, "same", 5),
     "same7": Arm(6, "same", 7),
     "unshared_same3": Arm(7, "same", 3, shared=False),
     "unshared_same7": Arm(8, "same", 7, shared=False),
     "valid_unscaled": Arm(9, "valid", scale=1.0),
     "valid_linear_mlp": Arm(10, "valid", mlp="linear"),
     "valid_depthwise_mlp": Arm(11, "valid", mlp="depthwise"),
-    "uniform": Arm(12, mixing="uniform"),
-    "same5": Arm(None, "same", 5),
     "same7_linear_mlp": Arm(None, "same", 7, mlp="linear"),
+    "uniform": Arm(12, mixing="uniform"),
 }
 """The models by name; the MLP is made of the arm's own layers unless said otherwise.
 
@@ -355,6 +368,44 @@ def convsharevit(
         mixing=spec.mixing,
         scale=spec.scale,
     )
+
+
+def twin_difference(vit: ViT, twin: ViT, probe: Probe) -> float:
+    """Largest difference of two networks that should be one function, over the larger of what they compare.
+
+    ``twin`` takes the weights of ``vit``, shape by shape. Compared are the logits of ``probe`` and the
+    gradients of its cross-entropy, these as one vector: softmax does not see a key's bias, whose own gradient
+    is rounding and nothing else. In the dtype of the networks.
+    """
+    shapes = {name: weight.shape for name, weight in twin.state_dict().items()}
+    twin.load_state_dict({name: w.reshape(shapes[name]) for name, w in vit.state_dict().items()})
+
+    def outputs_and_gradients(net: ViT) -> tuple[Tensor, Tensor]:
+        logits, _ = net(probe.tokens.to(net.cls.dtype))
+        gradients = torch.autograd.grad(cross_entropy(logits, probe.labels), tuple(net.parameters()))
+        return logits.detach(), torch.cat([gradient.flatten() for gradient in gradients])
+
+    pairs = zip(outputs_and_gradients(vit), outputs_and_gradients(twin), strict=True)
+    return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
+
+
+def light_error(
+    x: Tensor,
+    kernels: Tensor,
+    padding: Padding,
+    plane: int,
+    pitch: int | None = None,
+    shown: Tensor | None = None,
+) -> float:
+    """Largest difference between a layer made of light and torch's ``conv2d``.
+
+    ``x``: (tokens, p, p), ``kernels``: (d_out, k, k), on a plane of so many pixels a side; ``shown`` is what
+    the filter holds in place of the kernels. ``pitch`` and errors as in `light.optical_linear`.
+    """
+    filters = kernels if shown is None else shown
+    made, _ = light.optical_linear(x, filters, plane, padding, mode="mix", pitch=pitch)
+    truth = conv2d(x[:, None], kernels[:, None], padding=kernels.shape[-1] // 2 if padding == "same" else 0)
+    return float((made - truth).abs().max())
 
 
 def check_arms(parameter: str, arms: Iterable[str], p: int) -> None:
