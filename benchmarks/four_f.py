@@ -182,8 +182,8 @@ def work(shape: tuple[int, ...], camera: bool) -> dict:
     numbers = n**2 * batch * (channels + out) + channels * out * k**2
     if camera:
         fields = 2 * batch * channels * out * n**2
-        way: str = passes.cheaper(y_axis, x_axis, k, k)
-        each = passes.multiplications(passes.cheaper(y_axis, x_axis, k, k), y_axis, x_axis, k, k)
+        way = passes.cheaper(y_axis, x_axis, k, k, 2 * out)
+        each = passes.multiplications(way, y_axis, x_axis, k, k)
         return {"way": way, "multiply_adds": fields * each, "numbers": numbers + 2 * fields}
     counts = (batch, out, channels, y_axis, x_axis)
     chosen = exact.cheaper(*counts)

@@ -108,11 +108,11 @@ def test_every_mode_is_conv2d_in_every_geometry(x, weight, geometry, mode, dtype
     dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     padding=st.sampled_from(["same", "full", "valid", 0, 2, (7, 1)]), mode=st.sampled_from(MODES),
-    signed=st.sampled_from([None, "split", "offset"]), by_fft=st.booleans(), by_rows=st.booleans(),
-    seed=st.integers(0, 99),
+    signed=st.sampled_from([None, "split", "offset"]), by_fft=st.booleans(),
+    way=st.sampled_from(["windows", "rows", "planes"]), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_any_shape_that_is_a_convolution_is_conv2d(
-    batch, groups, i, o, size, k, dilation, stride, padding, mode, signed, by_fft, by_rows, seed
+    batch, groups, i, o, size, k, dilation, stride, padding, mode, signed, by_fft, way, seed
 ):
     geometry = {"padding": padding, "dilation": dilation, "stride": stride, "groups": groups}
     x, weight = bright(batch, groups * i, *size, seed=seed), normal(groups * o, i, *k, seed=seed + 1)
@@ -124,7 +124,7 @@ def test_any_shape_that_is_a_convolution_is_conv2d(
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact, "cheaper", lambda *_: "fft" if by_fft else "matrices")
-        patch.setattr(passes, "cheaper", lambda *_: "rows" if by_rows else "windows")
+        patch.setattr(passes, "cheaper", lambda *_: way)
         if padding not in ("same", "full") and any(s > r for s, r in zip(spread, room, strict=True)):
             with pytest.raises(ValueError, match="take a smaller kernel"):
                 optical_conv2d(x, weight, **call)
@@ -436,12 +436,12 @@ DEARER = 3
 """How much longer the way that is taken may measure: costs were counted on one processor, tests on any."""
 
 
-def fastest(ways: dict) -> dict[str, float]:
+def fastest(ways: dict, turns: int = 12, calls: int = 3) -> dict[str, float]:
     """Seconds of each call, the shortest of some, in turns."""
     times: dict[str, float] = dict.fromkeys(ways, inf)
-    for _ in range(12):
+    for _ in range(turns):
         for name, way in ways.items():
-            times[name] = min(times[name], benchmark.seconds(way, 3))
+            times[name] = min(times[name], benchmark.seconds(way, calls))
     return times
 
 
@@ -454,19 +454,78 @@ def test_the_exact_bench_goes_no_way_that_measures_far_dearer(batch, i, o, k, n)
     assert times[exact.cheaper(batch, o, i, y_axis, x_axis)] < DEARER * min(times.values())
 
 
-@pytest.mark.parametrize(("k", "n", "way"), [(3, 28, "windows"), (5, 16, "windows"), (20, 20, "rows")])
+@pytest.mark.parametrize(
+    ("shape", "k", "n", "way"),
+    [
+        ((2, 8, 16), 3, 28, "windows"), ((2, 8, 16), 5, 16, "windows"), ((2, 8, 16), 20, 20, "rows"),
+        ((1, 1, 1), 3, 252, "windows"), ((1, 1, 1), 9, 508, "planes"), ((1, 1, 1), 31, 508, "planes"),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_passes_go_no_way_that_measures_far_dearer(k, n, way, dtype, monkeypatch):
-    x, weight = bright(2, 8, n, n, dtype=dtype), normal(16, 8, k, k, dtype=dtype)
+def test_passes_go_no_way_that_measures_far_dearer(shape, k, n, way, dtype, monkeypatch):
+    batch, i, o = shape
+    x, weight = bright(batch, i, n, n, dtype=dtype), normal(o, i, k, k, dtype=dtype)
     y_axis, x_axis, _ = prepare(x, weight, "same", 1, 1)
-    assert passes.cheaper(y_axis, x_axis, k, k) == way
+    assert passes.cheaper(y_axis, x_axis, k, k, 2 * o) == way
 
     def run(chosen):
         monkeypatch.setattr(passes, "cheaper", lambda *_: chosen)
         optical_conv2d(x, weight, padding="same")
 
-    times = fastest({chosen: partial(run, chosen) for chosen in ("windows", "rows")})
+    # Windows of 31 x 31 pixels of a large plane take a gigabyte.
+    ways = [name for name in ("windows", "rows", "planes") if name != "windows" or k**2 * n**2 < 10**8]
+    often = {"turns": 12, "calls": 3} if n < 100 else {"turns": 3, "calls": 1}
+    times = fastest({chosen: partial(run, chosen) for chosen in ways}, **often)
     assert times[way] < DEARER * min(times.values())
+
+
+@pytest.mark.parametrize(("side", "enlarged"), [(7, 8), (11, 12), (509, 512), (512, 512), (1021, 1024)])
+def test_planes_have_small_factors_unless_responses_fill_them(side, enlarged):
+    (y_axis, x_axis, _), k = prepare(torch.ones(1, 1, side, side), torch.ones(1, 1, 1, 1), 0, 1, 1), 1
+    assert passes.Planes(y_axis, x_axis, k, k, 1).sides == (enlarged, enlarged)
+    assert passes.Planes(y_axis, x_axis, side, side, 1).sides == (side, side)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("mode", CAMERAS)
+@pytest.mark.parametrize("padding", ["valid", "same", "full", 9])
+@pytest.mark.parametrize("bits", [None, 8])
+def test_the_ways_agree_on_any_plane(mode, padding, bits, dtype, tolerance, monkeypatch):
+    # Planes of 11, 13 and more pixels, which have no small factors.
+    x, weight = bright(2, 4, 11, 13, dtype=dtype), normal(6, 2, 4, 3, seed=1, dtype=dtype)
+    how = {"padding": padding, "groups": 2, "mode": mode, "noise": Noise(slm_bits=6, filter_bits=bits)}
+    seen = {}
+    for way in ("rows", "planes") if bits else ("windows", "rows", "planes"):
+        monkeypatch.setattr(passes, "cheaper", lambda *_, way=way: way)
+        seen[way] = optical_conv2d(x, weight, **how)
+    for picture in seen.values():
+        assert error(picture, seen["rows"]) < tolerance
+
+
+def test_a_large_plane_takes_little_more_memory_than_its_spectra():
+    x, weight = bright(1, 1, 508, 508), normal(1, 1, 9, 9)
+    peak = benchmark.peak_memory(lambda: optical_conv2d(x, weight, padding="same"))
+    assert peak < 15 * x.nbytes  # windows alone are 81 times the picture
+
+
+@pytest.mark.parametrize(
+    ("shape", "k", "n"), [((4, 16, 16), 3, 28), ((1, 1, 1), 9, 252), ((1, 1, 1), 31, 124)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_go_no_way_that_measures_far_dearer(shape, k, n, dtype, monkeypatch):
+    batch, i, o = shape
+    x, weight = bright(batch, i, n, n, dtype=dtype), normal(o, i, k, k, dtype=dtype)
+    y_axis, x_axis, _ = prepare(x, weight, "same", 1, 1)
+    ahead = bright(batch, o, n, n, dtype=dtype)
+    taken = exact._cheaper_gradient(x, weight, y_axis, x_axis)
+
+    def run(chosen):
+        monkeypatch.setattr(exact, "_cheaper_gradient", lambda *_: chosen)
+        exact.gradients(ahead, x, weight, y_axis, x_axis, 1, (True, True))
+
+    ways = {chosen: partial(run, chosen) for chosen in ("direct", "matrices", "fft")}
+    times = fastest(ways, turns=3, calls=1)
+    assert times[taken] < DEARER * min(times.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

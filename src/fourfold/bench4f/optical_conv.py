@@ -235,14 +235,15 @@ def _read_out(
             # Young's inequality: as the display stays below 1, no field exceeds its kernel's sum of moduli.
             wave = float(passive.abs().sum((2, 3)).max().clamp(min=1))
 
-    light = passes.Passes(y_axis, x_axis, k_y, k_x)
-    at_once = light.images_at_once(len(x), r)
+    light = passes.through(y_axis, x_axis, k_y, k_x, r)
+    at_once = light.images_at_once(len(x))
     some = [slice(start, min(start + at_once, len(x))) for start in range(0, len(x), at_once)]
     totals = [x.new_zeros(groups, *light.shape(images.stop - images.start, kept)) for images in some]
-    for block in passes.blocks(channels, per_group, light.channels_at_once(at_once, r)):
+    for block in passes.blocks(channels, per_group, light.channels_at_once(at_once)):
         responses = passive[block] if real_camera else _responses(kernels[block], mode)
+        filters = light.filters(responses)
         for images, total in zip(some, totals, strict=True):
-            for part, field in light.fields(x[images, block], responses, min(per_group, responses.shape[0])):
+            for part, field in light.fields(x[images, block], filters, min(per_group, len(filters))):
                 which = slice(block.start + part.start, block.start + part.stop)
                 if real_camera:
                     intensity = (field + wave).square_()
