@@ -15,6 +15,7 @@ from fourfold.sums import Terms, exact_law, mean_log, participation, stable_law
 from fourfold.theory import kde_large_dimensions as paper
 from fourfold.theory.kde_large_dimensions import (
     best_bandwidth,
+    best_over_threshold,
     energy,
     entropy,
     equal_variance,
@@ -133,6 +134,16 @@ def test_rules_for_the_bandwidth():
     grid = np.geomspace(0.1, 0.6, 60)
     best = grid[np.argmax([log_kde(dist2, h, 1).mean() for h in grid])]
     assert most_likely(dist2, 1) == pytest.approx(best, rel=0.03)
+
+
+def test_gaussian_data_in_large_dimension_have_their_best_bandwidth_below_h_clt():
+    rows = np.random.default_rng(6).standard_normal((400, 40))
+    ratio, carrying = best_over_threshold(rows, np.ones(40), 50)
+    assert ratio < 1
+    assert 1 <= carrying < 20
+    scaled = best_over_threshold(rows * 0.5, np.full(40, 0.25), 50)
+    assert scaled == pytest.approx((ratio, carrying), rel=0.02)
+    assert best_over_threshold(rows[:, :1], np.ones(1), 50)[1] > carrying
 
 
 # --- exact results ----------------------------------------------------------------------------------------
@@ -303,6 +314,7 @@ REFUSED = [
     (lambda: terms(5, 0.5, 1), "log_n must be finite and >= 1, got 0.5"),
     (lambda: terms(5, 5, 0), "h must be finite and > 0, got 0"),
     (lambda: terms(5, 5, 1, step=0), "step must be finite and > 0, got 0"),
+    (lambda: best_over_threshold(np.eye(3), np.ones(3), 4), r"queries must be in 1\.\.3 \(the rows\), got 4"),
     (lambda: stable_law(1), "mu must be above 0, below 2 and not 1, got 1"),
     (lambda: stable_law(2), "mu must be above 0, below 2 and not 1, got 2"),
 ]

@@ -24,7 +24,7 @@ from scipy.linalg import eigh_tridiagonal
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import gammaln, logsumexp, ndtr
 
-from fourfold.checks import at_least, finite
+from fourfold.checks import at_least, between, finite
 from fourfold.sums import Terms, exact_law, mean_log, participation, stable_law
 
 Array = NDArray[Any]
@@ -164,6 +164,23 @@ def most_likely(dist2: ArrayLike, d: int) -> float:
         options={"xatol": 1e-3},
     )
     return math.exp(found.x)
+
+
+def best_over_threshold(rows: Array, variances: ArrayLike, queries: int) -> tuple[float, float]:
+    """The best bandwidth of data over the h_CLT of Gaussian data, and the points that carry an estimate.
+
+    ``rows``: (n, d), the data in their principal axes, whose ``variances`` are (d,). The best is the most
+    likely one for the first ``queries`` rows, each left out; the second number is the median over them of one
+    over the sum of squared `shares`. Raises ``ValueError`` unless 1 <= queries <= n and variances are > 0.
+    """
+    n, d = rows.shape
+    between(1, n, "the rows", queries=queries)
+    some = rows[:queries]
+    dist2 = np.maximum((some**2).sum(1)[:, None] + (rows**2).sum(1) - 2 * some @ rows.T, 0)
+    np.fill_diagonal(dist2, np.inf)
+    best = most_likely(dist2, d)
+    carrying = np.median(1 / (shares(dist2, best) ** 2).sum(1))
+    return best / thresholds(math.log(n) / d, variances).h_clt, float(carrying)
 
 
 def scott(n: float, d: int) -> float:
