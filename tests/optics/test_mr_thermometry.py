@@ -23,6 +23,7 @@ from fourfold.optics.mr_thermometry import (
     ComplexUNet,
     Correction,
     PrimalDual,
+    SplitConv2d,
     convolved,
     data_consistency,
     fftc,
@@ -199,6 +200,17 @@ def test_complex_convolution_is_torchs(cin, cout, k, padding, bias):
     torch.testing.assert_close(unstacked(layer(stacked(x))), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("cin", "cout", "k"), [(1, 1, 3), (5, 3, 3), (8, 16, 1)])
+def test_a_split_convolution_is_torchs_with_real_weights(cin, cout, k):
+    layer, x = drawn(SplitConv2d, cin, cout, k, False), normal(2, cin, 7, 10, dtype=torch.complex64)
+    expected = conv2d(x, layer.weight + 0j)
+    torch.testing.assert_close(unstacked(layer(stacked(x))), expected, rtol=0, atol=1e-5)
+    whole = drawn(ComplexConv2d, cin, cout, k, False)
+    whole.weight.data[:] = torch.stack([layer.weight, 0 * layer.weight])
+    torch.testing.assert_close(layer(stacked(x)), whole(stacked(x)), rtol=0, atol=1e-5)
+    assert 2 * size(layer) == size(whole)
+
+
 def test_stacking_is_undone():
     x = normal(2, 3, 4, 5)
     assert stacked(x).shape == (2, 6, 4, 5)
@@ -348,9 +360,9 @@ def test_only_the_complex_network_turns_with_its_data():
     g = stacked(normal(2, 1, 12, 12))
     errors = {
         kind: phase_equivariance(tiny(kind=kind, bias=False, primal_weight=1.0).double(), g, 1.0)
-        for kind in ("complex", "real", "crelu")
+        for kind in ("complex", "split", "real", "crelu")
     }
-    assert errors["complex"] < 1e-10
+    assert max(errors["complex"], errors["split"]) < 1e-10
     assert errors["real"] > 0.05
     assert errors["crelu"] > 0.05
     biased = tiny(bias=True).double()
@@ -360,7 +372,7 @@ def test_only_the_complex_network_turns_with_its_data():
     assert phase_equivariance(biased, g, 1.0) > 0.05
 
 
-@pytest.mark.parametrize("kind", ["complex", "real", "crelu"])
+@pytest.mark.parametrize("kind", ["complex", "split", "real", "crelu"])
 def test_gradients_of_the_network(kind):
     net = tiny(kind=kind, features=2, iters=1, n_dual=1).double()
     names, weights = zip(*net.named_parameters(), strict=True)
@@ -382,20 +394,20 @@ def test_the_same_seed_makes_the_same_network():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: phase_per_degree(0, 0.02), "b0 must be > 0, got 0"),
-        (lambda: phase_per_degree(1.5, -1), "te must be > 0, got -1"),
+        (lambda: phase_per_degree(0, 0.02), "b0 must be finite and > 0, got 0"),
+        (lambda: phase_per_degree(1.5, -1), "te must be finite and > 0, got -1"),
         (
             lambda: vd_mask(32, 0.5, 1, stream(0, "m")),
             r"af must be in 1\.\.32, the number of columns, got 0.5",
         ),
         (lambda: vd_mask(32, 10, 4, stream(0, "m")), r"centre must be in 1\.\.3, what af = 10 leaves of 32"),
-        (lambda: tv_recon(normal(4, 4), torch.ones(4), -1, 5), "lam must be >= 0, got -1"),
+        (lambda: tv_recon(normal(4, 4), torch.ones(4), -1, 5), "lam must be finite and >= 0, got -1"),
         (lambda: tv_recon(normal(4, 4), torch.ones(4), 0.1, 0), "iters must be >= 1, got 0"),
         (lambda: phantom(8, stream(0, "p")), "n must be >= 16 for a body with a tumour in it, got 8"),
         (lambda: PrimalDual(iters=0), "iters must be >= 1, got 0"),
-        (lambda: PrimalDual(primal="dense"), "primal must be one of conv, unet, got 'dense'"),
-        (lambda: PrimalDual(kind="quaternion"), "kind must be one of complex, crelu, real, got 'quaternion'"),
-        (lambda: PrimalDual(domains="none"), "domains must be one of both, image, got 'none'"),
+        (lambda: PrimalDual(primal="dense"), "primal must be one of 'conv', 'unet', got 'dense'"),
+        (lambda: PrimalDual(kind="quaternion"), "kind must be one of 'complex', .*, got 'quaternion'"),
+        (lambda: PrimalDual(domains="none"), "domains must be one of 'both', 'image', got 'none'"),
         (lambda: PrimalDual(primal="unet", kind="real"), "kind must be 'complex' with primal = 'unet'"),
     ],
 )

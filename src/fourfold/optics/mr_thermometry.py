@@ -24,18 +24,21 @@ available. Patients are synthetic.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, interpolate, pad, relu
+
+from fourfold.checks import at_least, finite, one_of
 
 GAMMA = 42.577e6
 """Gyromagnetic ratio of the proton over 2 pi, Hz/T."""
 ALPHA = -0.01e-6
 """Chemical shift of water per degree."""
 
-Kind = Literal["complex", "crelu", "real"]
+Kind = Literal["complex", "crelu", "split", "real"]
 Domains = Literal["both", "image"]
 
 
@@ -47,9 +50,7 @@ def phase_per_degree(b0: float, te: float) -> float:
 
     Raises ``ValueError`` unless both are > 0.
     """
-    for name, value in (("b0", b0), ("te", te)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be > 0, got {value}")
+    finite(above=True, b0=b0, te=te)
     return 2 * math.pi * GAMMA * ALPHA * b0 * te
 
 
@@ -113,10 +114,8 @@ def tv_recon(g: Tensor, mask: Tensor, lam: float, iters: int) -> Tensor:
     which the network is the learnt form. ``g``: (..., height, width) complex, ``mask``: (width,).
     Raises ``ValueError`` for ``lam`` < 0 or ``iters`` < 1.
     """
-    if not 0 <= lam < math.inf:
-        raise ValueError(f"lam must be >= 0, got {lam}")
-    if iters < 1:
-        raise ValueError(f"iters must be >= 1, got {iters}")
+    finite(lam=lam)
+    at_least(1, iters=iters)
     # Their product times 8, which bounds the squared norm of the gradient, is 1. The dual variable is no
     # larger than lam and so small that it needs the smaller step.
     step, dual_step = 3.0, 1 / 24
@@ -287,6 +286,15 @@ class RealConv2d(nn.Module):
         return convolved(x, self.weight, self.bias)
 
 
+class SplitConv2d(RealConv2d):
+    """A complex convolution of stacked maps with real weights: real and imaginary parts never meet."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 2 cin, height, width) -> (batch, 2 cout, ...)."""
+        re, im = x.chunk(2, -3)
+        return torch.cat([super().forward(re), super().forward(im)], -3)
+
+
 class CModReLU(nn.Module):
     """z relu(1 - tau / max(|z|, 1e-5)): shrinks the modulus by a learnt threshold and leaves the phase alone.
 
@@ -402,9 +410,10 @@ def real_width(features: int, cin: int, cout: int) -> int:
 class Correction(nn.Module):
     """D or P: three 3 x 3 convolutions on stacked maps, an activation after the first two.
 
-    ``kind`` "complex": complex convolutions and ``CModReLU``. "crelu": relu on both parts instead. "real":
-    real convolutions with as many numbers, and PReLU, as in the authors' real blocks. Borders are repeated;
-    ``wrap`` makes the width circular, which the code keeps from tomography, where the width is an angle.
+    ``kind`` "complex": complex convolutions and ``CModReLU``. "crelu": relu on both parts instead. "split":
+    real weights, half the numbers. "real": real convolutions with as many numbers, and PReLU, as in the
+    authors' real blocks. Borders are repeated; ``wrap`` makes the width circular, which the code keeps from
+    tomography, where the width is an angle.
     """
 
     def __init__(self, cin: int, cout: int, features: int, kind: Kind, wrap: bool, bias: bool):
@@ -414,16 +423,13 @@ class Correction(nn.Module):
         activation: dict[Kind, Callable[[int], nn.Module]] = {
             "complex": CModReLU,
             "crelu": lambda channels: nn.ReLU(),
+            "split": CModReLU,
             "real": nn.PReLU,
         }
-        self.convs = nn.ModuleList()
+        convolution = {"real": RealConv2d, "split": SplitConv2d}.get(kind, ComplexConv2d)
+        sizes = (2 * cin, width, width, 2 * cout) if kind == "real" else (cin, width, width, cout)
         self.acts = nn.ModuleList(activation[kind](width) for _ in range(2))
-        if kind == "real":
-            for before, after in ((2 * cin, width), (width, width), (width, 2 * cout)):
-                self.convs.append(RealConv2d(before, after, 3, bias))
-        else:
-            for before, after in ((cin, width), (width, width), (width, cout)):
-                self.convs.append(ComplexConv2d(before, after, 3, bias))
+        self.convs = nn.ModuleList(convolution(*pair, 3, bias) for pair in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, 2 cin, height, width) -> (batch, 2 cout, height, width)."""
@@ -459,21 +465,10 @@ class PrimalDual(nn.Module):
         bias: bool = True,
     ):
         super().__init__()
-        for name, size in (
-            ("n_primal", n_primal),
-            ("n_dual", n_dual),
-            ("iters", iters),
-            ("features", features),
-        ):
-            if size < 1:
-                raise ValueError(f"{name} must be >= 1, got {size}")
-        for name, value, known in (
-            ("primal", primal, ("conv", "unet")),
-            ("kind", kind, ("complex", "crelu", "real")),
-            ("domains", domains, ("both", "image")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        at_least(1, n_primal=n_primal, n_dual=n_dual, iters=iters, features=features)
+        one_of(("conv", "unet"), primal=primal)
+        one_of(get_args(Kind), kind=kind)
+        one_of(get_args(Domains), domains=domains)
         if primal == "unet" and kind != "complex":
             raise ValueError(f"kind must be 'complex' with primal = 'unet', got {kind!r}")
         self.n_primal, self.n_dual, self.iters = n_primal, n_dual, iters

@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import erfc, erfcx
 from torch import Tensor, nn
-from torch.nn.functional import elu, linear, relu
+from torch.nn.functional import elu, linear
 
 from fourfold.checks import at_least, finite, one_of
 
@@ -234,26 +234,17 @@ def _rate(p: float) -> None:
         raise ValueError(f"dropout rate must be in [0, 1), got {p}")
 
 
-def alpha_dropout(
-    x: Tensor,
-    p: float,
-    generator: torch.Generator,
-    mean: float = 0.0,
-    var: float = 1.0,
-    saturation: float = SATURATION,
-) -> Tensor:
-    """Send a share p of the units to SELU's saturation, then restore mean and variance.
+def alpha_dropout(x: Tensor, p: float, generator: torch.Generator, saturation: float = SATURATION) -> Tensor:
+    """Send a share p of the units to SELU's saturation, then restore mean 0 and variance 1.
 
-    ``a (x d + saturation (1 - d)) + b`` with d = 1 for units that are kept. If x has mean ``mean`` and
-    variance ``var``, so has the result, exactly and for any distribution.
-    Raises ``ValueError`` unless 0 <= p < 1.
+    ``a (x d + saturation (1 - d)) + b`` with d = 1 for units that are kept. If x has mean 0 and variance 1,
+    so has the result, exactly and for any distribution. Raises ``ValueError`` unless 0 <= p < 1.
     """
     _rate(p)
     q = 1 - p
-    a = math.sqrt(var / (q * (p * (saturation - mean) ** 2 + var)))
-    b = mean - a * (q * mean + p * saturation)
+    a = 1 / math.sqrt(q * (p * saturation**2 + 1))
     dropped = torch.rand(x.shape, generator=generator, dtype=x.dtype) < p
-    return a * x.masked_fill(dropped, saturation) + b
+    return a * x.masked_fill(dropped, saturation) - a * p * saturation
 
 
 def standard_dropout(x: Tensor, p: float, generator: torch.Generator) -> Tensor:
@@ -353,18 +344,6 @@ class RandomLayers:
         return torch.stack(found)
 
 
-class Activation(nn.Module):
-    """An activation function as a module."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape, element by element."""
-        return self.function(x)
-
-
 class Dropout(nn.Module):
     """One of the three dropouts, in training only, from a generator that is seeded where the module is built.
 
@@ -384,7 +363,10 @@ class Dropout(nn.Module):
 
 
 class WeightNormLinear(nn.Linear):
-    """A linear layer of directions and lengths (Salimans and Kingma 2016): rows ``g v / |v|``."""
+    """A linear layer of directions and lengths (Salimans and Kingma 2016): rows ``g v / |v|``.
+
+    Torch's own cannot be mapped over an ensemble.
+    """
 
     def __init__(self, d_in: int, d_out: int):
         super().__init__(d_in, d_out)
@@ -415,7 +397,7 @@ class Skip(nn.Module):
 class Kind:
     """How the hidden layers of a plain network are made."""
 
-    activation: Callable[[Tensor], Tensor]
+    activation: type[nn.Module]
     gain: float
     """Weights start as N(0, gain / fan-in): 1 is LeCun's rule, 2 is He's."""
     norm: Literal["batch", "layer", "weight"] | None = None
@@ -424,17 +406,17 @@ class Kind:
 
 
 KINDS = {
-    "snn": Kind(selu, 1, dropout=alpha_dropout),
-    "relu": Kind(relu, 2),
-    "bn": Kind(relu, 2, norm="batch"),
-    "ln": Kind(relu, 2, norm="layer"),
-    "wn": Kind(relu, 2, norm="weight"),
-    "highway": Kind(relu, 2, skip="highway"),
-    "residual": Kind(relu, 2, norm="batch", skip="residual"),
-    "snn_he": Kind(selu, 2, dropout=alpha_dropout),
-    "snn_dropout": Kind(selu, 1),
-    "snn_zero": Kind(selu, 1, dropout=zero_dropout),
-    "relu_alpha": Kind(relu, 2, dropout=alpha_dropout),
+    "snn": Kind(nn.SELU, 1, dropout=alpha_dropout),
+    "relu": Kind(nn.ReLU, 2),
+    "bn": Kind(nn.ReLU, 2, norm="batch"),
+    "ln": Kind(nn.ReLU, 2, norm="layer"),
+    "wn": Kind(nn.ReLU, 2, norm="weight"),
+    "highway": Kind(nn.ReLU, 2, skip="highway"),
+    "residual": Kind(nn.ReLU, 2, norm="batch", skip="residual"),
+    "snn_he": Kind(nn.SELU, 2, dropout=alpha_dropout),
+    "snn_dropout": Kind(nn.SELU, 1),
+    "snn_zero": Kind(nn.SELU, 1, dropout=zero_dropout),
+    "relu_alpha": Kind(nn.ReLU, 2, dropout=alpha_dropout),
 }
 """The networks by name. The last four have one thing exchanged: the initial weights or the dropout."""
 
@@ -479,7 +461,7 @@ def make_mlp(
 
     def finish() -> list[nn.Module]:
         """What follows a linear layer."""
-        steps: list[nn.Module] = [Activation(spec.activation)]
+        steps: list[nn.Module] = [spec.activation()]
         if spec.norm == "batch":
             norm = nn.BatchNorm1d(width, track_running_stats=False)
             steps.insert(0 if bn_order == "before" else 1, norm)
