@@ -498,7 +498,7 @@ RECORD = records.load("evit")
 
 @pytest.mark.parametrize(("accuracy", "word"), [(90.0, "reproduced"), (12.0, "inconclusive")])
 def test_networks_that_have_not_learnt_lose_nothing_and_show_nothing(accuracy, word):
-    none, rivals = [0.0, 0.1] * 4, {"random": 5.0, "norm": 4.0, "bottom": 6.0}
+    none, rivals = [0.0, 0.1] * 4, {"random": 5.0, "norm": 4.0, "contrast": 4.5, "bottom": 6.0}
     lost = {arm: [points, points + 0.1] * 4 for arm, points in rivals.items()}
     verdict = judge(RECORD, "C4a", {"drop_70": none}, lost, {"trained": [accuracy] * 8})
     assert verdict.word == word
