@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from einops import rearrange
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.func import vmap
@@ -15,12 +16,14 @@ from transformers.models.vit.modeling_vit import ViTEmbeddings
 
 from fourfold import cost
 from fourfold.attention import PatchEmbedding
+from fourfold.data import probes
 from fourfold.efficiency.evit import (
     FUSED,
     SELECTS,
     DeiT,
     EViT,
     SideBySide,
+    beside,
     beside_background,
     block_costs,
     class_attention_scores,
@@ -28,6 +31,7 @@ from fourfold.efficiency.evit import (
     evit_macs,
     keep_rate_schedule,
     masked,
+    mosaic,
     on_the_digit,
     original_indices,
     patch_norm,
@@ -421,6 +425,35 @@ def test_digits_stand_beside_noise_and_are_otherwise_themselves():
 
 
 @pytest.mark.parametrize("patch", [1, 2, 4])
+def test_a_mosaic_has_the_norms_and_contrasts_of_the_digits_at_each_place_and_not_their_order(patch):
+    digits = normal(300, 8, 8).sigmoid().float()
+    made = mosaic(digits, stream(0, "background"), patch)
+    for measure in (patch_norm, contrast):
+        one, other = (measure(images[:, None] - 0.25, patch).sort(0).values for images in (digits, made))
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    # Neither one digit's patches nor, in a patch, their order: nearly none is at home with its neighbour.
+    tiles, dealt = (rearrange(x, "n (y a) (x b) -> n y x (a b)", a=patch, b=patch) for x in (digits, made))
+    assert (tiles == dealt).all(-1).float().mean() < 0.02
+    assert torch.equal(made, mosaic(digits, stream(0, "background"), patch))
+
+
+def test_norm_and_contrast_find_a_digit_beside_noise_and_not_beside_a_mosaic():
+    digits, right = probes.digits()[0].images, torch.arange(1400) % 2 == 0
+    mask, generator = on_the_digit(right), stream(0, "background")
+
+    def found(canvas, measure):
+        return float(mask.gather(1, measure(canvas).topk(16).indices).float().mean())
+
+    noise = beside_background(digits, right, generator)
+    canvas = beside(digits, mosaic(digits, generator), right)
+    torch.testing.assert_close(noise[..., 8:][right], canvas[..., 8:][right])
+    torch.testing.assert_close(noise[..., :8][~right], canvas[..., :8][~right])
+    assert found(noise, patch_norm) > 0.9
+    for measure in (patch_norm, contrast):
+        assert found(canvas, measure) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
 def test_mask_contrast_and_norm_are_those_of_the_patches_of_the_network(patch):
     right = torch.tensor([True, False, True])
     canvas = torch.where(torch.arange(16) >= 8, 1.0, 0.0).expand(1, 1, 8, 16)
@@ -454,7 +487,7 @@ RECORD = records.load("evit")
 
 @pytest.mark.parametrize(("accuracy", "word"), [(90.0, "reproduced"), (12.0, "inconclusive")])
 def test_networks_that_have_not_learnt_lose_nothing_and_show_nothing(accuracy, word):
-    none, rivals = [0.0, 0.1] * 4, {"random": 5.0, "norm": 4.0, "bottom": 6.0}
+    none, rivals = [0.0, 0.1] * 4, {"random": 5.0, "norm": 4.0, "contrast": 4.5, "bottom": 6.0}
     lost = {arm: [points, points + 0.1] * 4 for arm, points in rivals.items()}
     verdict = judge(RECORD, "C4a", {"drop_70": none}, lost, {"trained": [accuracy] * 8})
     assert verdict.word == word
@@ -541,6 +574,12 @@ REFUSED = [
         r"digits \(n, 8, 8\) and right \(n,\), got \(2, 9, 8\) and \(2,\)",
     ),
     (lambda: beside_background(torch.zeros(2, 8, 8), torch.zeros(3) > 0, torch.Generator()), r"and \(3,\)"),
+    (
+        lambda: beside(torch.zeros(2, 8, 8), torch.zeros(2, 8, 9), torch.zeros(2) > 0),
+        r"digits and background \(2, 8, 8\), got \(2, 8, 8\) and \(2, 8, 9\)",
+    ),
+    (lambda: beside(torch.zeros(2, 8, 8), torch.zeros(2, 8, 8), torch.zeros(3) > 0), r"\(3, 8, 8\), got"),
+    (lambda: mosaic(torch.zeros(2, 8, 8), torch.Generator(), 3), "divide the sides, got 3 and 8 x 8"),
     (lambda: on_the_digit(torch.zeros(2) > 0, 3), "patch must be >= 1 and divide .*, got 3 and 8"),
 ]
 

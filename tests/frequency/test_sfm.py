@@ -20,6 +20,7 @@ from fourfold.frequency.sfm import (
     LearnedSaliency,
     SegNet,
     ars_grid,
+    back,
     band_limited,
     bary_weights,
     class_iou,
@@ -288,6 +289,7 @@ def test_strokes_come_back_only_with_their_own_warp():
 
     plain = iou(upsample(maps[..., ::2, ::2], 2))
     assert iou(demodulate(kept, index, weight, 64, 64)) > plain + 0.1
+    assert torch.equal(back(kept, grid, 2), demodulate(kept, index, weight, 64, 64))
     assert iou(upsample(kept, 2)) < plain
     assert iou(demodulate(kept, index.roll(1, 0), weight.roll(1, 0), 64, 64)) < plain
 

@@ -419,7 +419,7 @@ SIDE = 8
 
 
 class SideBySide(EViT):
-    """EViT for the canvases of ``beside_background``, which are twice as wide as high.
+    """EViT for the canvases of ``beside``, which are twice as wide as high.
 
     All but the number of tokens is as in ``EViT``, whose positions are those of a square image.
     Raises ``ValueError`` as ``EViT`` does.
@@ -450,6 +450,40 @@ def beside_background(digits: Tensor, right: Tensor, generator: torch.Generator)
     return (rearrange(canvas, "n half y x -> n 1 y (half x)") - 0.25) / 0.3
 
 
+def mosaic(digits: Tensor, generator: torch.Generator, patch: int = 2) -> Tensor:
+    """Background made of ``digits``, (n, height, width), as many images, that norm and contrast cannot tell.
+
+    Each patch is that of a digit drawn at random, at its place; the pixels in it are dealt out at random.
+    So at each place the norms and contrasts of all patches are exactly those of the digits. What differs is
+    the order of pixels, within a patch and across its border.
+    Raises ``ValueError`` unless patches divide the sides.
+    """
+    height, width = digits.shape[-2:]
+    if patch < 1 or height % patch or width % patch:
+        raise ValueError(f"patch must be >= 1 and divide the sides, got {patch} and {height} x {width}")
+    tiles = _pixels(digits[:, None], patch)
+    lender = torch.rand(tiles.shape[:2], generator=generator).argsort(0)
+    tiles = tiles.gather(0, lender[..., None].expand(tiles.shape))
+    tiles = tiles.gather(-1, torch.rand(tiles.shape, generator=generator).argsort(-1))
+    return rearrange(tiles, "n (y x) (a b) -> n (y a) (x b)", y=height // patch, a=patch)
+
+
+def beside(digits: Tensor, background: Tensor, right: Tensor) -> Tensor:
+    """8 x 8 digits, the right half where ``right``, (n,), says so, beside a background: (n, 1, 8, 16).
+
+    ``digits`` and ``background``: (n, 8, 8) in 0..1. Standardised by ``(v - 0.25) / 0.3``.
+    Raises ``ValueError`` for another shape.
+    """
+    if digits.shape != (len(right), SIDE, SIDE) or background.shape != digits.shape:
+        raise ValueError(
+            f"expected digits and background ({len(right)}, {SIDE}, {SIDE}), got {tuple(digits.shape)} and "
+            f"{tuple(background.shape)}"
+        )
+    pair = torch.stack([digits, background], 1)
+    canvas = torch.where(right[:, None, None, None], pair.flip(1), pair)
+    return (rearrange(canvas, "n half y x -> n 1 y (half x)") - 0.25) / 0.3
+
+
 def on_the_digit(right: Tensor, patch: int = 2) -> Tensor:
     """Which patches show the digit, row by row: ``right`` (n,) -> (n, tokens), bool.
 
@@ -471,8 +505,8 @@ def contrast(images: Tensor, patch: int = 2) -> Tensor:
 def patch_norm(images: Tensor, patch: int = 2) -> Tensor:
     """Euclidean norm of each patch: (n, channels, height, width) -> (n, tokens).
 
-    The lazy alternative to attention that knows the background: standardised pixels of ``beside_background``
-    are 0 at its mean, so that black and white patches of a digit stand out alike.
+    The lazy alternative to attention that knows ``beside_background``: standardised pixels are 0 at the mean
+    of its noise, so that black and white patches of a digit stand out. In a ``mosaic`` it tells nothing.
     """
     return torch.linalg.vector_norm(_pixels(images, patch), dim=-1)
 

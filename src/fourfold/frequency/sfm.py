@@ -233,6 +233,12 @@ def demodulate(y: Tensor, index: Tensor, weight: Tensor, height: int, width: int
     return mixed.unflatten(2, (height, width))
 
 
+def back(kept: Tensor, grid: Tensor, stride: int) -> Tensor:
+    """What a stride kept of maps read on a grid, demodulated: (B, C, h, w), (B, H, W, 2) -> (B, C, H, W)."""
+    height, width = grid.shape[1:3]
+    return demodulate(kept, *bary_weights(sample_points(grid, stride), height, width), height, width)
+
+
 @cache
 def _linear_matrix(size: int, stride: int) -> Tensor:
     """Linear interpolation along one axis, (size*stride, size), float64: sample i at pixel i*stride."""
