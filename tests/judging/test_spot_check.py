@@ -191,8 +191,13 @@ def test_shares_are_told_apart_where_that_is_possible():
     ],
 )
 def test_a_word_that_twice_the_budget_changes_is_not_told(doubled, word, said):
-    verdict = judged(GAINS, -GAINS)
+    verdict = recalled(judged(GAINS[:2], -GAINS[:2]))
     found = spot_check.at_twice_the_budget(verdict, {"verdict": doubled})
     assert found.word == word
     assert said in f"{found.reason} {found.basis}"
     assert spot_check.at_twice_the_budget(verdict, None) is verdict
+
+
+def test_what_is_exact_has_no_budget():
+    verdict = judge(RECORD, "C2", {"count": 3}, {"none": 0})
+    assert spot_check.at_twice_the_budget(verdict, {"verdict": verdict.word}) is verdict

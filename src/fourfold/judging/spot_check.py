@@ -57,7 +57,9 @@ def at_twice_the_budget(verdict: Verdict, face: Mapping[str, Any] | None) -> Ver
     if face is None or verdict.word not in rule.DECIDED:
         return verdict
     if face["verdict"] == verdict.word:
-        return replace(verdict, basis=f"{verdict.basis} At twice the budget the word is the same.")
+        # What is exact has no run to name, and nothing that a budget could change.
+        same = f"{verdict.basis} At twice the budget the word is the same."
+        return replace(verdict, basis=same) if verdict.basis else verdict
     reason = f"a word of the budget: {verdict.word}, and at twice the budget {face['verdict']}"
     return replace(verdict, word="inconclusive", reason=reason)
 
