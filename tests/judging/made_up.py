@@ -4,20 +4,22 @@ from typing import Any
 
 from fourfold.judging.records import Parameter, Record
 
+ABOUT = {
+    "slug": "a_paper",
+    "part": "optics",
+    "name": "Paper",
+    "title": "A paper",
+    "authors": ["A. Author"],
+    "year": 2025,
+    "arxiv": None,
+    "idea": "Light convolves for free.",
+}
+"""What a record says beside claims and parameters."""
+
 
 def paper(**more: Any) -> Record:
     """A record with these claims and parameters; all else is made up."""
-    about: dict[str, Any] = {
-        "slug": "a_paper",
-        "part": "optics",
-        "name": "Paper",
-        "title": "A paper",
-        "authors": ["A. Author"],
-        "year": 2025,
-        "arxiv": None,
-        "idea": "Light convolves for free.",
-    }
-    return Record(**about | more)
+    return Record.model_validate(ABOUT | more)
 
 
 def sampled(first: int) -> dict[str, Parameter]:

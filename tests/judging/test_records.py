@@ -10,15 +10,10 @@ from hypothesis import strategies as st
 from fourfold.judging import records
 from fourfold.judging.records import PAPERS, RecordError, Region
 
-GOOD = {
-    "slug": "a_paper",
-    "part": "optics",
-    "name": "Paper",
-    "title": "A paper",
-    "authors": ["A. Author"],
-    "year": 2025,
+from .made_up import ABOUT
+
+GOOD = ABOUT | {
     "arxiv": "2504.11517",
-    "idea": "Light convolves for free.",
     "claims": [
         {
             "id": "C1",
