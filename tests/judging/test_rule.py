@@ -357,11 +357,15 @@ def test_verdicts_travel_through_an_executed_notebook_into_the_table(tmp_path):
     assert face == verdict.to_metadata()
     assert executed.faces(ran, "run") == []
 
-    full = {"a_paper": {"verdicts": [face], "stale": ["fourfold.bench4f.light"]}}
+    run = {"profile": "full", "parameters": made.values("full"), "verdicts": [face]}
+    full = {"a_paper": run | {"stale": ["fourfold.bench4f.light"]}}
     rows = ledger_page.collect([made], {"a_paper": [face]}, {}, full)
     assert rows.verdict.tolist() == ["reproduced", "not judged yet"]
     assert rows.full.tolist() == ["reproduced", ""]
     assert rows.full_stale.tolist() == ["fourfold.bench4f.light", ""]
+    # A full run that was judged by other criteria says nothing of today's.
+    full["a_paper"]["verdicts"] = [face | {"criteria": "0123456789abcdef"}]
+    assert ledger_page.collect([made], {"a_paper": [face]}, {}, full).full.tolist() == ["", ""]
     assert rows.evidence.tolist() == ["exact", ""]
     assert rows.stale.tolist() == ["", ""]
     assert ledger_page.collect([made], {}, {}, {}).verdict.tolist() == ["not judged yet"] * 2

@@ -58,7 +58,7 @@ def collect(
         Columns part, name, paper (its title), slug, claim, kind, statement, expected (the word), verdict,
         before (the word it had last), evidence, mutation (the verdict of what was reproduced, without its
         mechanism), measured, stale (what changed since its seeds were recorded), full (the full run's
-        verdict), full_stale.
+        verdict, if it judged by today's question), full_stale.
 
     Raises:
         ValueError: if a chapter ran and a claim with criteria was never judged, or was judged twice.
@@ -73,8 +73,8 @@ def collect(
             silent = [c.id for c in record.claims if c.criteria and c.id not in judged]
             if silent:
                 raise ValueError(f"{record.slug} never judges {', '.join(silent)}")
-        run = full.get(record.slug, nothing)
-        at_full = {face["claim"]: face for face in run["verdicts"]}
+        run = full.get(record.slug)
+        at_full = {face["claim"]: face for face in evidence.faces(record, run)}
         unjudged = rule.FAILED if record.slug in failed else rule.UNJUDGED
         without = (mutated or {}).get(record.slug, {})
         for claim in record.claims:
@@ -103,7 +103,7 @@ def collect(
                     else "",
                     "stale": sources.listed(stale),
                     "full": at_full[claim.id]["verdict"] if claim.id in at_full else "",
-                    "full_stale": sources.listed(run["stale"]) if claim.id in at_full else "",
+                    "full_stale": sources.listed(run["stale"]) if run and claim.id in at_full else "",
                 }
             )
     return pd.DataFrame(rows)

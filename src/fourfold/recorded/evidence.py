@@ -139,15 +139,21 @@ def load(slug: str, tier: Tier) -> dict[str, Any] | None:
     return entry
 
 
-def face(record: Record, run: Mapping[str, Any] | None, claim_id: str) -> dict[str, Any] | None:
-    """The machine face of a claim in a recorded run; None where there is none for today's question.
+def faces(record: Record, run: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The machine faces of those claims in a recorded run that it judged by today's question.
 
-    That is: no run, other parameters than the record states today, or other criteria, controls or conditions.
+    None of a run of other parameters than the record states today, and none of a claim with other criteria,
+    controls or conditions.
     """
     if run is None or run["parameters"] != record.values(run["profile"]):
-        return None
-    now = rule.digest(record.claim(claim_id))
-    return next((v for v in run["verdicts"] if (v["claim"], v.get("criteria")) == (claim_id, now)), None)
+        return []
+    now = {(claim.id, rule.digest(claim)) for claim in record.claims}
+    return [face for face in run["verdicts"] if (face["claim"], face.get("criteria")) in now]
+
+
+def face(record: Record, run: Mapping[str, Any] | None, claim_id: str) -> dict[str, Any] | None:
+    """The machine face of a claim in a recorded run; None where there is none for today's question."""
+    return next((face for face in faces(record, run) if face["claim"] == claim_id), None)
 
 
 def about(run: Mapping[str, Any]) -> str:
