@@ -124,8 +124,9 @@ def _cells_that_differ(one: Path, other: Path) -> int:
     )
 
 
-def _text(cell: nbformat.NotebookNode) -> list[str]:
-    return [str(o.get("text") or o.get("data", {}).get("text/plain")) for o in cell.outputs]
+def _text(cell: nbformat.NotebookNode) -> str:
+    """All that a cell says, whole: a kernel cuts what is printed into pieces anew in each run."""
+    return "".join(str(o.get("text") or o.get("data", {}).get("text/plain")) for o in cell.outputs)
 
 
 if __name__ == "__main__":
