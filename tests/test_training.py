@@ -22,8 +22,10 @@ from fourfold.training import (
     sampled,
     seeded,
     shuffled,
+    single,
     stream,
     train,
+    untrained,
 )
 
 RECIPE = Recipe(epochs=3, batch=16, lr=1e-2, weight_decay=0.1)  # 40 samples: two batches of 16 and one of 8
@@ -137,6 +139,23 @@ def test_a_member_is_a_model_of_its_own_with_the_recorded_accuracy():
     assert torch.equal(result.member(0).head.weight, result.parameters["head.weight"][0])
     assert not any(value.requires_grad for value in result.parameters.values())
     assert all(parameter.requires_grad for parameter in members[1].parameters())
+
+
+def test_a_single_network_is_the_member_of_a_run_with_a_test_set_and_frozen():
+    recipe, draw = Recipe(1, batch=16, lr=1e-2), shuffled(*problem(40, 0))
+    alone = single(make, 7, draw, recipe)
+    member = trained((7,), recipe, together=False).member(0)
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), member.parameters(), strict=True))
+    assert not alone.training
+    assert not any(value.requires_grad for value in alone.parameters())
+
+
+def test_an_untrained_network_is_the_one_that_training_starts_from():
+    started = trained((7,), Recipe(1, batch=40, lr=1e-30, weight_decay=0), dtype=torch.float32)
+    fresh = untrained(make, 7)
+    for name, value in fresh.named_parameters():
+        torch.testing.assert_close(value, started.parameters[name][0], rtol=0, atol=1e-20)
+    assert not any(value.requires_grad for value in fresh.parameters())
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 30])
@@ -345,6 +364,7 @@ REFUSED = [
     (lambda: sampled({}, 0), "rows must be >= 1, got 0"),
     (lambda: passes(torch.ones(2, 1), torch.ones(2), 0), "rows must be >= 1, got 0"),
     (lambda: shuffled(X[0], Y[0, :29]), r"\(30, 3, 6\).*\(29,\)"),
+    (lambda: single(make, 0, shuffled(X[0], Y[0]), Recipe(2)), "epochs must be 1, .*, got 2"),
     (lambda: stream(-1, "train"), "seed must be >= 0, got -1"),
     (lambda: trained((0, 1, 2, -1)), "seed must be >= 0, got -1"),
     (lambda: accuracy(torch.zeros(4, 3), torch.zeros(1).long()), r"\(4, 3\).*\(1,\)"),

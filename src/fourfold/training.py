@@ -344,6 +344,41 @@ def train(
     )
 
 
+def single(
+    make: Callable[[], nn.Module],
+    seed: int,
+    draw: Draw,
+    recipe: Recipe,
+    *,
+    loss: Measure = cross_entropy,
+) -> nn.Module:
+    """The trained network of one seed, frozen, in evaluation mode: `train` on one draw, without a test set.
+
+    Raises ``ValueError`` for more than one epoch, and as `train`.
+    """
+    if recipe.epochs != 1:
+        raise ValueError(f"epochs must be 1, all data come in one draw, got {recipe.epochs}")
+    drawn = draw(stream(seed, "train"))
+    # `train` wants a test set: one sample, for a score that nobody reads.
+    sample = drawn[0][None, :1], drawn[1][None, :1]
+    run = train(
+        make,
+        [seed],
+        lambda _: drawn,
+        sample,
+        recipe,
+        loss=loss,
+        score=lambda made, _: torch.zeros(len(made)),
+        together=False,
+    )
+    return run.member(0).requires_grad_(False)
+
+
+def untrained(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """The network that `train` starts from, frozen."""
+    return _build(make, seed).requires_grad_(False)
+
+
 def regress(
     make: Callable[[], nn.Module],
     seeds: Sequence[int],
