@@ -12,6 +12,7 @@ from torch.autograd.functional import jacobian
 from torch.func import functional_call
 from torch.nn.functional import mse_loss
 
+from fourfold.data import image_pairs
 from fourfold.judging import records
 from fourfold.judging.card import judge
 from fourfold.restoration import hf_diff as paper
@@ -22,6 +23,46 @@ from ..draws import normal
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 ETAS = paper.eta_schedule()
+
+
+PHOTOGRAPHS = image_pairs.shrunk([2 * normal(3, 24, 28, seed=seed).sigmoid() - 1 for seed in (1, 2)], 4)
+
+
+# --- crops ------------------------------------------------------------------------------------------------
+
+
+def found(crop, photograph):
+    """Whether a crop (3, size, size) lies somewhere in a photograph."""
+    size = crop.shape[-1]
+    places = photograph.unfold(1, size, 4).unfold(2, size, 4).movedim(0, 2).flatten(0, 1)
+    return bool((places == crop).flatten(1).all(1).any())
+
+
+def test_crops_are_cut_from_the_photographs_whose_number_they_have():
+    images, which = paper.labelled_crops(PHOTOGRAPHS, 20, 8)(stream(0, "crops"))
+    assert images.shape == (20, 3, 8, 8)
+    assert set(which.tolist()) == {0, 1}
+    for crop, number in zip(images, which.tolist(), strict=True):
+        assert found(crop, PHOTOGRAPHS.clean[number])
+        assert not found(crop, PHOTOGRAPHS.clean[1 - number])
+    clean, target = paper.clean_crops(PHOTOGRAPHS, 5, 8)(stream(0, "crops"))
+    assert clean is target
+    assert all(found(crop, PHOTOGRAPHS.clean[0]) or found(crop, PHOTOGRAPHS.clean[1]) for crop in clean)
+
+
+def test_a_degraded_crop_lies_where_the_true_one_does():
+    y, truth = paper.degraded_crops(PHOTOGRAPHS, 4, 16, stream(0, "crops"))
+    clean, _ = paper.clean_crops(PHOTOGRAPHS, 4, 16)(stream(0, "crops"))
+    assert torch.equal(truth, clean)
+    assert y.shape == truth.shape
+    assert (y - truth).square().mean() < (y - truth.roll(1, 0)).square().mean()
+
+
+def test_psnr_is_ten_logs_of_the_error_within_the_border():
+    truth = normal(2, 3, 16, 12).clamp(-0.5, 0.5)
+    made = truth + 0.2
+    made[..., :4, :] = 0.9
+    assert paper.psnr(made, truth) == pytest.approx(20.0, abs=1e-9)  # 0.2 of 2 is a tenth of the range
 
 
 # --- the schedule and its steps ---------------------------------------------------------------------------
@@ -50,6 +91,47 @@ def test_a_step_that_knows_the_truth_keeps_the_noise(t):
     torch.testing.assert_close(before, paper.diffuse(x, y, ETAS[t - 1], noise), **EXACT)
     torch.testing.assert_close(paper.ddim_inverse(before, x, y, ETAS, t), z, **EXACT)
     assert (paper.ddim_step(z, y, y, ETAS, t) - before).abs().max() > 0.01
+
+
+def test_step_errors_are_those_of_the_worst_level(monkeypatch):
+    x, y, noise = normal(3, 2, 3, 5, 7)
+    assert all(0 <= error < 1e-12 for error in paper.step_errors(ETAS, x, y, noise).values())
+    honest, undo = paper.ddim_coefficients, paper.ddim_inverse
+
+    def bent(etas, t):
+        k, m, j = honest(etas, t)
+        return paper.Step(k + 0.01 * (t == 3), m, j)
+
+    monkeypatch.setattr(paper, "ddim_coefficients", bent)
+    monkeypatch.setattr(paper, "ddim_inverse", lambda *given: undo(*given) + 0.2 * (given[-1] == 5))
+    errors = paper.step_errors(ETAS, x, y, noise)
+    wanted = {"marginal": 0.01 * float(x.abs().max()), "sum": 0.01, "inverse": 0.2}
+    assert errors == pytest.approx(wanted, rel=1e-9)
+
+
+def test_the_last_level_is_the_degraded_image_and_noise():
+    y = normal(1, 3, 64, 64)
+    z = paper.noisy(y, stream(0, "noise"), ETAS, 0.5)
+    noise = torch.randn(y.shape, generator=stream(0, "noise"))
+    torch.testing.assert_close(z, y + 0.5 * 0.99 * noise, rtol=0, atol=1e-6)
+
+
+def test_a_teacher_reads_crops_at_a_level_each_and_guesses_the_true_ones():
+    t = torch.tensor([0, 14])
+    x, y = normal(2, 2, 3, 4, 4)
+    read = paper.task(x, y, t, ETAS, stream(0, "noise"), 0.5)
+    noise = torch.randn(x.shape, generator=stream(0, "noise"))
+    for i, eta in enumerate(ETAS[t]):
+        one = slice(i, i + 1)
+        z = paper.diffuse(x[one], y[one], eta, noise[one], 0.5)
+        torch.testing.assert_close(read[one], paper.packed(z, y[one], eta, 0.5), rtol=0, atol=1e-6)
+    read, truth = paper.tasks(PHOTOGRAPHS, 6, 8, ETAS)(stream(0, "crops"))
+    y, wanted = paper.degraded_crops(PHOTOGRAPHS, 6, 8, stream(0, "crops"))
+    assert torch.equal(truth, wanted)
+    assert torch.equal(read[:, 3:6], y)
+    levels = read[:, 6, 0, 0].square()
+    assert all((ETAS - level).abs().min() < 1e-6 for level in levels)
+    assert len(set(levels.tolist())) > 1
 
 
 def test_the_steps_weights_sum_to_one_and_the_last_one_takes_the_guess():
@@ -103,6 +185,29 @@ def test_a_student_is_three_uses_of_one_denoiser(jolted):
     assert float(paper.distill_loss(made, targets)) == pytest.approx(
         float(sum(mse_loss(*part) for part in parts)), rel=1e-12
     )
+
+
+def test_an_extra_loss_compares_the_third_image_with_the_truth():
+    made, targets = normal(2, 1, 9, 4, 4)
+    whole = paper.distill_loss(made, targets, extra=mse_loss, weight=0.3)
+    base = paper.distill_loss(made, targets)
+    torch.testing.assert_close(whole, base + 0.3 * mse_loss(made[:, 6:], targets[:, 6:]), **EXACT)
+    torch.testing.assert_close(
+        paper.truth_loss(made, targets), mse_loss(made[:, :3], targets[:, 6:]), **EXACT
+    )
+
+
+def test_lessons_are_what_the_teacher_makes_of_the_noise_and_in_the_ablation_of_other_noise(jolted):
+    net = jolted(Denoiser, 4, by=0.05).requires_grad_(False)
+    y, truth = normal(2, 1, 3, 8, 8)
+    (read, shall), (_, mixed) = paper.lessons(net, y, truth, stream(0, "lessons"), ETAS)
+    z, given_y, given_truth, taught = read.split(3, 1)
+    assert torch.equal(z, paper.noisy(y, stream(0, "lessons"), ETAS))
+    assert torch.equal(torch.cat([given_y, given_truth], 1), torch.cat([y, truth], 1))
+    assert torch.equal(taught, paper.sample(net, z, y, ETAS))
+    assert torch.equal(shall, torch.cat([taught, z, truth], 1))
+    assert (mixed[:, :3] - taught).abs().max() > 1e-3
+    assert torch.equal(mixed[:, 3:], shall[:, 3:])
 
 
 def test_the_way_back_has_no_gradient_from_the_truth(jolted):
@@ -196,6 +301,23 @@ def test_the_decoder_sees_both_branches_and_then_the_base_alone(jolted):
     assert float(paper.hf_loss(x, x.flip(-1), net)) > 1e-4
 
 
+def test_over_blur_is_the_decoded_images_error_over_the_blurs(jolted):
+    net, x = jolted(FeatureNet, 2, by=0.1).requires_grad_(False), normal(1, 3, 8, 8)
+    wanted = mse_loss(net(x)[:, :3], x) / mse_loss(paper.blurred(x), x)
+    assert float(paper.over_blur(net, x)) == pytest.approx(float(wanted), rel=1e-12)
+
+
+def test_what_an_affine_map_of_the_maps_says_leaves_nothing():
+    maps, mixed = normal(2, 5, 6, 4), normal(3, 5, seed=1)
+    x = torch.einsum("oc,bcyx->boyx", mixed, maps) + 0.7
+    assert paper.affine_residual(maps, x).abs().max() < 1e-12
+    left = paper.affine_residual(maps, x + 0.1 * normal(*x.shape, seed=2))
+    assert left.shape == (48, 3)
+    # What is left is orthogonal to what was known, its mean too.
+    known = torch.cat([maps, torch.ones_like(maps[:, :1])], 1).movedim(1, -1).flatten(0, -2)
+    torch.testing.assert_close(known.T @ left, torch.zeros(6, 3).double(), rtol=0, atol=1e-12)
+
+
 def test_gradients(jolted):
     node, x = jolted(CouplingNode, 1), normal(1, 2, 3, 2)
     names = [name for name, _ in node.named_parameters()]
@@ -227,6 +349,28 @@ def test_a_laplacian_pyramid_adds_up_and_rises_in_frequency():
     assert found == sorted(found)
     ramp = torch.arange(32.0).expand(1, 1, 32, 32)
     assert paper.laplacian_pyramid(ramp)[-1][..., 4:-4].abs().max() < 1e-5
+
+
+def test_a_laplacian_loss_sees_the_finest_level_alone():
+    x, other = normal(2, 1, 3, 16, 16)
+    finest = [paper.laplacian_pyramid(image)[-1] for image in (x, other)]
+    torch.testing.assert_close(paper.laplacian_loss(x, other), mse_loss(*finest), **EXACT)
+    assert float(paper.laplacian_loss(x, x + 3)) < 1e-20
+
+
+@pytest.mark.parametrize("more", [1.0, 1.5, 100.0])
+def test_an_image_is_sharpened_no_more_than_its_energy_asks_for(more):
+    x = paper.blurred(normal(2, 3, 32, 32))
+    energy, finest = more * paper.high_energy(x), paper.laplacian_pyramid(x)[-1]
+    made = paper.sharpened(x, energy)
+    amount = float(((made - x) / finest).median())
+    torch.testing.assert_close(made, x + amount * finest, rtol=0, atol=1e-9)
+    if more == 100:
+        assert amount == pytest.approx(2)
+    else:
+        assert 0 < amount < 2
+        assert paper.high_energy(made) >= energy
+        assert amount < 0.015 or paper.high_energy(made - 0.01 * finest) < energy
 
 
 def test_with_all_taps_every_weight_gives_wieners_filter_and_with_few_it_matters():
@@ -299,6 +443,14 @@ def test_the_energy_distance_is_scipys_and_zero_for_one_set():
     assert float(paper.energy_distance(a, a)) == pytest.approx(0, abs=1e-12)
 
 
+def test_a_measure_of_embeddings_is_taken_between_two_sets_of_images(jolted):
+    net, (made, truth) = jolted(SmallVGG, 3).requires_grad_(False), normal(2, 4, 3, 8, 8)
+    sets = net.embedding(made), net.embedding(truth)
+    for measure in (paper.jsd, mse_loss, paper.energy_distance):
+        found = paper.of_embeddings(measure, net, made, truth)
+        torch.testing.assert_close(found, measure(*sets).mean(), **EXACT)
+
+
 def test_an_embedding_has_mean_zero_and_variance_one():
     with seeded(0):
         found = SmallVGG(3).embedding(torch.randn(4, 3, 16, 12))
@@ -330,6 +482,9 @@ def test_noise_of_a_band_has_no_other_frequency():
 def test_the_centroid_of_a_wave_is_its_frequency():
     wave = torch.cos(2 * torch.pi * 8 * torch.arange(64.0) / 64).expand(1, 1, 64, 64)
     assert paper.centroid(wave) == pytest.approx(2 * 8 / 64, rel=0.01)
+    maps = [torch.roll(wave, 1, -1), wave + wave.roll(1, -1), wave.diff(dim=-1, prepend=wave[..., :1])]
+    steps = np.diff([paper.centroid(each) for each in maps])
+    assert paper.least_rise(maps) == pytest.approx(min(steps), abs=1e-6)
     assert paper.high_energy(wave) < 1e-3 * paper.high_energy(wave, cut=0.1)
 
 
@@ -385,6 +540,10 @@ MUTATIONS = [("hf_loss", no_hf_loss), ("jsd", no_divergence), ("distill_targets"
 # --- bad input --------------------------------------------------------------------------------------------
 
 REFUSED = [
+    (lambda: paper.clean_crops(PHOTOGRAPHS, 1, 10), "size must be a multiple of 4, got 10"),
+    (lambda: paper.labelled_crops(PHOTOGRAPHS, 0, 8), "n must be >= 1, got 0"),
+    (lambda: paper.degraded_crops(PHOTOGRAPHS, 1, 28, stream(0, "x")), r"size must be in 1\.\.6, .* got 7"),
+    (lambda: paper.tasks(PHOTOGRAPHS, 1, 6, ETAS)(stream(0, "x")), "size must be a multiple of 4, got 6"),
     (lambda: paper.eta_schedule(1), "T must be >= 2, got 1"),
     (lambda: paper.eta_schedule(15, 0), "kappa must be finite and > 0, got 0"),
     (lambda: paper.eta_schedule(15, 2, end=1.5), r"end must be in \(0.02, 1\], got 1.5"),

@@ -37,12 +37,74 @@ from torch.nn.functional import (
 )
 
 from fourfold import checks, spectra
+from fourfold.data import image_pairs
+from fourfold.data.image_pairs import Pairs
+from fourfold.training import Draw
 
 CLAMP = 2.0
 """Bound of the exponent in a coupling."""
 
 SCALE = 4
 """How many times smaller the degraded image was, and the side of the blur that the base branch sees."""
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Compares what was made with what it shall be."""
+
+
+# --- crops of photographs, in -1..1 ------------------------------------------------------------------------
+
+
+def clean_crops(pairs: Pairs, n: int, size: int) -> Draw:
+    """Draws ``n`` true crops (n, 3, size, size), each its own target.
+
+    Raises ``ValueError`` for a size that is no multiple of 4, and as `image_pairs.crops`.
+    """
+    draw = image_pairs.crops(pairs, n, _small(size))
+
+    def drawn(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        clean = draw(generator)[1]
+        return clean, clean
+
+    return drawn
+
+
+def labelled_crops(pairs: Pairs, n: int, size: int) -> Draw:
+    """Draws ``n`` true crops (n, 3, size, size) with the number of the photograph that each is of (n,).
+
+    Raises as ``clean_crops``.
+    """
+    photographs = [Pairs([low], [high]) for low, high in zip(*pairs, strict=True)]
+    draws = [clean_crops(photograph, n, size) for photograph in photographs]
+
+    def drawn(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        images = torch.stack([draw(generator)[0] for draw in draws])
+        which = torch.randint(len(draws), (n,), generator=generator)
+        return images[which, torch.arange(n)], which
+
+    return drawn
+
+
+def degraded_crops(pairs: Pairs, n: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """``n`` degraded crops, enlarged by bicubic interpolation, and the true ones: (n, 3, size, size) each.
+
+    Raises as ``clean_crops``.
+    """
+    low, high = image_pairs.crops(pairs, n, _small(size))(generator)
+    return image_pairs.enlarge(low, SCALE), high
+
+
+def psnr(made: Tensor, truth: Tensor) -> float:
+    """Mean PSNR of images (b, 3, h, w), peak 1 for values brought to 0..1, four border pixels left out."""
+    pairs = zip(made / 2 + 0.5, truth / 2 + 0.5, strict=True)
+    return sum(image_pairs.psnr(*pair, SCALE) for pair in pairs) / len(truth)
+
+
+def _small(size: int) -> int:
+    """The side of what was degraded of a crop."""
+    if size % SCALE:
+        raise ValueError(f"size must be a multiple of {SCALE}, got {size}")
+    return size // SCALE
 
 
 # --- ResShift: noise that also shifts towards the degraded image ------------------------------------------
@@ -108,6 +170,55 @@ def sample(net: nn.Module, z: Tensor, y: Tensor, etas: Tensor, kappa: float = 2.
     return z
 
 
+def step_errors(etas: Tensor, x0: Tensor, y: Tensor, noise: Tensor, kappa: float = 2.0) -> dict[str, float]:
+    """How far steps are from their closed forms where the truth x0 is known, at the worst level.
+
+    ``marginal``: a step from level t to x0 diffused to the level before; ``sum``: its three weights to a sum
+    of 1; ``inverse``: what its inverse makes of it to what was there. x0, y and noise have one shape.
+    """
+    landed, undone = [], []
+    for t in range(1, len(etas)):
+        z = diffuse(x0, y, etas[t], noise, kappa)
+        before = ddim_step(z, x0, y, etas, t)
+        landed.append(float((before - diffuse(x0, y, etas[t - 1], noise, kappa)).abs().max()))
+        undone.append(float((ddim_inverse(before, x0, y, etas, t) - z).abs().max()))
+    sums = [abs(float(sum(ddim_coefficients(etas, t))) - 1) for t in range(len(etas))]
+    return {"marginal": max(landed), "sum": max(sums), "inverse": max(undone)}
+
+
+def noisy(y: Tensor, generator: torch.Generator, etas: Tensor, kappa: float = 2.0) -> Tensor:
+    """z at the last level, where nothing but the degraded image y and noise is left: y's shape."""
+    return y + kappa * etas[-1].sqrt().to(y) * torch.randn(y.shape, generator=generator)
+
+
+def one_step(net: nn.Module, z: Tensor, y: Tensor, etas: Tensor, kappa: float = 2.0) -> Tensor:
+    """What a denoiser guesses of the clean image from z at the last level: z's shape."""
+    return net(packed(z, y, etas[-1], kappa))
+
+
+def task(
+    x0: Tensor, y: Tensor, t: Tensor, etas: Tensor, generator: torch.Generator, kappa: float = 2.0
+) -> Tensor:
+    """What a denoiser reads of images (b, 3, h, w) diffused to a level ``t`` (b,) each: (b, 7, h, w)."""
+    eta = etas[t].to(x0)[:, None, None, None]
+    z = diffuse(x0, y, eta, torch.randn(x0.shape, generator=generator), kappa)
+    return packed(z, y, eta, kappa)
+
+
+def tasks(pairs: Pairs, n: int, size: int, etas: Tensor, kappa: float = 2.0) -> Draw:
+    """Draws what a teacher learns from: ``n`` times `task` at a random level, and the true crops.
+
+    Raises as ``clean_crops``.
+    """
+
+    def drawn(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        y, x0 = degraded_crops(pairs, n, size, generator)
+        t = torch.randint(len(etas), (n,), generator=generator)
+        return task(x0, y, t, etas, generator, kappa), x0
+
+    return drawn
+
+
 def packed(z: Tensor, y: Tensor, eta: Tensor, kappa: float = 2.0) -> Tensor:
     """What a denoiser reads: z scaled as in the released code for pixels, y, and sqrt(eta) as a map.
 
@@ -168,9 +279,34 @@ def distill_targets(z: Tensor, truth: Tensor, taught: Tensor) -> Tensor:
     return torch.cat([taught, z, truth], 1)
 
 
-def distill_loss(made: Tensor, targets: Tensor) -> Tensor:
-    """The sum of SinSR's three mean squared errors, each of weight 1."""
-    return 3 * mse_loss(made, targets)
+def lessons(
+    net: nn.Module, y: Tensor, truth: Tensor, generator: torch.Generator, etas: Tensor, kappa: float = 2.0
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """What students of a teacher ``net`` read (b, 12, h, w) and shall make (b, 9, h, w), and an ablation.
+
+    In the ablation, the second pair, the teacher's results are those of other noise than the student reads.
+    """
+    z, other = (noisy(y, generator, etas, kappa) for _ in range(2))
+    taught, mixed = (sample(net, start, y, etas, kappa) for start in (z, other))
+
+    def lesson(made: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.cat([z, y, truth, made], 1), distill_targets(z, truth, made)
+
+    return lesson(taught), lesson(mixed)
+
+
+def distill_loss(made: Tensor, targets: Tensor, extra: Loss | None = None, weight: float = 1.0) -> Tensor:
+    """SinSR's three mean squared errors, each of weight 1, and HF-Diff's ``weight`` times ``extra``.
+
+    What is made and its targets are (b, 9, h, w); the extra loss compares the third image with the truth.
+    """
+    base = 3 * mse_loss(made, targets)
+    return base if extra is None else base + weight * extra(made[:, 6:], targets[:, 6:])
+
+
+def truth_loss(made: Tensor, targets: Tensor) -> Tensor:
+    """A rival to distillation: the squared error of the first image, f(z_T), to the truth."""
+    return mse_loss(made[:, :3], targets[:, 6:])
 
 
 # --- the invertible detail network ------------------------------------------------------------------------
@@ -337,6 +473,18 @@ def blur_loss(made: Tensor, image: Tensor) -> Tensor:
     return mse_loss(made[:, :3], image) + mse_loss(made[:, 3:], blurred(image))
 
 
+def over_blur(net: FeatureNet, x: Tensor) -> Tensor:
+    """Squared error of the image that both branches decode to, over that of its blur: below 1 if trained."""
+    return mse_loss(net(x)[:, :3], x) / mse_loss(blurred(x), x)
+
+
+def affine_residual(maps: Tensor, x: Tensor) -> Tensor:
+    """What the best affine map of ``maps`` (b, c, h, w), pixel by pixel, leaves of images x: (b h w, 3)."""
+    known = torch.cat([maps, torch.ones_like(maps[:, :1])], 1).movedim(1, -1).flatten(0, -2)
+    wanted = x.movedim(1, -1).flatten(0, -2)
+    return known @ torch.linalg.lstsq(known, wanted).solution - wanted
+
+
 def hf_loss(made: Tensor, truth: Tensor, net: FeatureNet) -> Tensor:
     """The high-frequency perceptual loss: mean squared distance of the last detail maps."""
     return mse_loss(net.detail(made)[-1], net.detail(truth)[-1])
@@ -390,6 +538,21 @@ def laplacian_pyramid(x: Tensor, levels: int = 3) -> list[Tensor]:
         found.insert(0, x - smooth)
         x = smooth
     return found
+
+
+def laplacian_loss(made: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared distance of the finest levels of two images' Laplacian pyramids."""
+    return mse_loss(laplacian_pyramid(made)[-1], laplacian_pyramid(truth)[-1])
+
+
+def sharpened(x: Tensor, energy: float) -> Tensor:
+    """An unsharp mask: x with so much of its finest level added that ``high_energy`` is at least ``energy``.
+
+    Amounts go up to 2 in hundredths; what needs more gets 2.
+    """
+    finest = laplacian_pyramid(x)[-1]
+    made = (x + step / 100 * finest for step in range(1, 201))
+    return next((sharp for sharp in made if high_energy(sharp) >= energy), x + 2 * finest)
 
 
 def weighted_student(spectrum: Tensor, blur: Tensor, noise: float, weight: Tensor, taps: int) -> Tensor:
@@ -455,7 +618,12 @@ def squared_distance(a: Tensor, b: Tensor, weighted: bool = True) -> Tensor:
     return (p * centred.square()).sum(-1) / 8
 
 
-def push(loss: Callable[[Tensor, Tensor], Tensor], made: Tensor, truth: Tensor) -> float:
+def of_embeddings(measure: Loss, net: SmallVGG, made: Tensor, truth: Tensor) -> Tensor:
+    """The mean of a measure of two sets of images' embeddings, (b, d) and (b, d)."""
+    return measure(net.embedding(made), net.embedding(truth)).mean()
+
+
+def push(loss: Loss, made: Tensor, truth: Tensor) -> float:
     """How hard a loss pulls at images: the norm of its gradient, to give two losses equal weight."""
     made = made.detach().requires_grad_()
     return float(torch.autograd.grad(loss(made, truth), made)[0].norm())
@@ -510,6 +678,11 @@ def centroid(maps: Tensor) -> float:
     """
     power = spectra.power(maps - maps.mean((-2, -1), keepdim=True), "hann").sum((0, 1)).double()
     return float((power * spectra.frequencies(*maps.shape[-2:])).sum() / power.sum() / 0.5)
+
+
+def least_rise(maps: Sequence[Tensor]) -> float:
+    """The least step of the ``centroid`` from one of several maps to the next, of Nyquist."""
+    return float(torch.tensor([centroid(each) for each in maps]).diff().min())
 
 
 def high_energy(x: Tensor, cut: float = 0.25) -> float:
