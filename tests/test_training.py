@@ -15,7 +15,6 @@ from fourfold.training import (
     Recipe,
     Trained,
     accuracy,
-    altered,
     deterministic,
     epochs_to,
     passes,
@@ -25,7 +24,6 @@ from fourfold.training import (
     shuffled,
     stream,
     train,
-    untrained,
 )
 
 RECIPE = Recipe(epochs=3, batch=16, lr=1e-2, weight_decay=0.1)  # 40 samples: two batches of 16 and one of 8
@@ -66,23 +64,6 @@ def assert_same(one: Trained, other: Trained, rows=slice(None), **tolerance) -> 
     torch.testing.assert_close(one.accuracy, other.accuracy[rows], **tolerance)
     torch.testing.assert_close(ours, {name: theirs[name] for name in ours}, **tolerance)
     assert one.parameters.keys() == theirs.keys()
-
-
-def test_the_untrained_model_is_what_training_starts_from():
-    start = untrained(make, 5)
-    assert not start.training
-    barely = trained(seeds=(5,), recipe=Recipe(epochs=1, lr=1e-12, weight_decay=0.0)).member(0)
-    for one, other in zip(start.parameters(), barely.parameters(), strict=True):
-        torch.testing.assert_close(one.double(), other, rtol=0, atol=1e-9)
-
-
-def test_running_averages_of_an_untrained_model_are_those_of_its_inputs():
-    x = 3 + 2 * torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
-    net = untrained(lambda: nn.Sequential(nn.BatchNorm1d(4)), 0, x)
-    torch.testing.assert_close(net[0].running_mean, x.mean(0))
-    torch.testing.assert_close(net[0].running_var, x.var(0))
-    assert not net.training
-    assert torch.equal(untrained(lambda: nn.BatchNorm1d(4), 0).running_mean, torch.zeros(4))
 
 
 # --- an ensemble and its members --------------------------------------------------------------------------
@@ -247,17 +228,6 @@ def test_shuffled_visits_every_sample_once_in_a_new_order():
     assert not torch.equal(epochs[0][0], epochs[1][0])
     again = draw(torch.Generator().manual_seed(0))
     torch.testing.assert_close(again, epochs[0])
-
-
-def test_altered_inputs_are_drawn_anew_each_epoch_from_the_same_generator():
-    def jittered(x, generator):
-        return x + torch.rand(x.shape, generator=generator)
-
-    draw, generator = altered(shuffled(torch.zeros(9), torch.arange(9)), jittered), stream(0, "train")
-    (one, labels), (other, _) = draw(generator), draw(generator)
-    assert torch.equal(labels, shuffled(torch.zeros(9), torch.arange(9))(stream(0, "train"))[1])
-    assert ((one >= 0) & (one < 1)).all()
-    assert not torch.equal(one, other)
 
 
 def test_draw_is_asked_once_per_epoch_and_member_and_its_order_is_kept():

@@ -101,16 +101,6 @@ def passes(inputs: Tensor, targets: Tensor, rows: int) -> Draw:
     return draw
 
 
-def altered(draw: Draw, alter: Callable[[Tensor, torch.Generator], Tensor]) -> Draw:
-    """What ``draw`` makes, its inputs altered anew each epoch: ``alter`` is given them and the generator."""
-
-    def anew(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        inputs, targets = draw(generator)
-        return alter(inputs, generator), targets
-
-    return anew
-
-
 def sampled(sets: Mapping[int, tuple[Tensor, Tensor]], rows: int) -> Draw:
     """A data set for each member, by its seed, as ``train`` draws it: rows of its own, with replacement.
 
@@ -368,22 +358,6 @@ def regress(
         return (made - wanted).square().flatten(1).mean(1)
 
     return train(make, seeds, draw, test, recipe, loss=mse_loss, score=squared, **how)
-
-
-def untrained(make: Callable[[], nn.Module], seed: int, inputs: Tensor | None = None) -> nn.Module:
-    """The model that ``train`` starts from at a seed, in evaluation mode.
-
-    Running averages of BatchNorm are those of ``inputs`` (n, ...), taken as one batch; without inputs they
-    are 0 and 1, as torch starts them.
-    """
-    model = _build(make, seed)
-    if inputs is not None:
-        for module in model.modules():
-            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-                module.momentum = None  # a plain average, here of one batch
-        with torch.no_grad():
-            model.train()(inputs)
-    return model.eval()
 
 
 def _one_per_member(name: str, values: Tensor, seeds: Sequence[int]) -> Tensor:

@@ -5,8 +5,7 @@ in the official repository (willding123/Shift-Equivariant-Vision-Transformers); 
 
 Implemented: the anchor (section 3 of the paper), the circular positional convolution, window and subsampled
 attention on anchored maps, ViT and Twins-SVT with and without all that at any size, the published sizes, and
-what they are judged by: shifts, consistency, affine maps, a roll that centres the image, patches made safe
-from aliasing in other ways.
+what they are judged by: shifts, consistency, affine maps, a roll that centres the image.
 
 Departures. An index gathers the rolled image, where the authors pad and interpolate to the nearest pixel; the
 two axes may differ in length. Energies are summed in float64, or in float32 as published. They may be of
@@ -16,23 +15,14 @@ the second. No dropout and no stochastic depth; weights start as torch draws the
 Shifts are circular. A map of tokens is (batch, dim, height, width), as an image is.
 """
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
-from torch.nn.functional import (
-    affine_grid,
-    conv2d,
-    grid_sample,
-    linear,
-    max_pool2d,
-    pad,
-    scaled_dot_product_attention,
-)
+from torch.nn.functional import affine_grid, grid_sample, linear, scaled_dot_product_attention
 
 from fourfold import checks
 from fourfold.attention import EPS, MLP, Attention, Block
@@ -201,18 +191,6 @@ class GlobalSubAttention(nn.Module):
         return rearrange(mixed, "b (h w) c -> b c h w", h=x.shape[-2])
 
 
-class Anchored(nn.Module):
-    """A layer that sees every map on the grid that the map itself anchors, by the published power."""
-
-    def __init__(self, layer: nn.Module, stride: int):
-        super().__init__()
-        self.layer, self.stride = layer, stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, height, width) -> what the layer makes of it. Raises what ``anchor`` raises."""
-        return self.layer(anchor(x, self.stride))
-
-
 class TwinsBlock(nn.Module):
     """The map anchored to its own content, then ``x + attention(norm(x))`` and ``x + mlp(norm(x))``.
 
@@ -369,35 +347,7 @@ class ViT(nn.Module):
         return self.head(self.norm(x[:, 0]))
 
 
-def as_published(network: nn.Module) -> nn.Module:
-    """A copy of a network whose anchors compute energies by the second power and in float32."""
-    network = copy.deepcopy(network)
-    for module in network.modules():
-        if isinstance(module, (PolyPatchEmbed, TwinsBlock)) and module.order is not None:
-            module.order, module.precision = 2, torch.float32
-    return network
-
-
-# --- the rivals, and what networks are judged by ----------------------------------------------------------
-
-
-def blurred(x: Tensor) -> Tensor:
-    """Maps (batch, channels, height, width) blurred by (1, 4, 6, 4, 1) / 16 along both axes, wrapped around.
-
-    What Zhang (arXiv 1904.11486) does against aliasing before a stride.
-    """
-    line = torch.tensor([1.0, 4, 6, 4, 1], dtype=x.dtype) / 16
-    kernel = (line[:, None] * line).expand(x.shape[1], 1, 5, 5)
-    return conv2d(pad(x, (2, 2, 2, 2), "circular"), kernel, groups=x.shape[1])
-
-
-def maximum_of_cells(embed: PolyPatchEmbed, x: Tensor) -> Tensor:
-    """The projection of ``embed`` at every place of a map, and of each cell of its stride the maximum.
-
-    (batch, channels, height, width) -> (batch, dim, height / stride, width / stride), without its LayerNorm.
-    """
-    around = pad(x, (0, embed.stride - 1, 0, embed.stride - 1), "circular")
-    return max_pool2d(conv2d(around, embed.projection.weight, embed.projection.bias), embed.stride)
+# --- the rival, and what networks are judged by -----------------------------------------------------------
 
 
 def centred(x: Tensor) -> Tensor:
@@ -446,26 +396,9 @@ def consistency(logits: Tensor) -> float:
     return float((votes * (votes - 1)).sum(-1).double().mean() / (count * (count - 1)))
 
 
-def stays(logits: Tensor) -> Tensor:
-    """Share of images that are read at a shift as at the first one: (shifts, n, classes) -> (shifts,)."""
-    guesses = logits.argmax(-1)
-    return (guesses == guesses[0]).double().mean(-1)
-
-
-def share_changed(logits: Tensor) -> float:
-    """Share of images that are not read alike at all shifts: logits (shifts, n, classes)."""
-    guesses = logits.argmax(-1)
-    return float((guesses != guesses[0]).any(0).double().mean())
-
-
 def spread(logits: Tensor) -> Tensor:
     """How far any logit of an image moves over the shifts: (shifts, n, classes) -> (n,)."""
     return (logits.amax(0) - logits.amin(0)).amax(-1)
-
-
-def share_moved(logits: Tensor, by: float = 1e-4) -> float:
-    """Share of images of which a logit moves by more than ``by`` over the shifts: (shifts, n, classes)."""
-    return float((spread(logits) > by).double().mean())
 
 
 def worst_shift_drop(logits: Tensor, labels: Tensor) -> float:
@@ -526,26 +459,6 @@ def cropped(images: Tensor, offsets: Tensor) -> Tensor:
     return roll(images, offsets) * inside[:, None]
 
 
-def random_rolls(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Square images (n, channels, side, side), each rolled by any number of pixels along both axes."""
-    return roll(images, torch.randint(images.shape[-1], (len(images), 2), generator=generator))
-
-
-def random_crops(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (n, channels, height, width), each `cropped` at random by up to 3 pixels every way."""
-    return cropped(images, torch.randint(-3, 4, (len(images), 2), generator=generator))
-
-
-def random_affine(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Square images (n, channels, side, side), each under an `affine` map of the paper's range.
-
-    Up to 30 degrees, a tenth of the side, scales of 0.8 to 1.2, a shear of up to 10 degrees, all uniform.
-    """
-    angle, down, right, scale, shear = 2 * torch.rand(5, len(images), generator=generator) - 1
-    move = 0.1 * torch.stack([right, down], 1)
-    return affine(images, 30 * angle, move, 1 + 0.2 * scale, 10 * shear)
-
-
 def shift_error(one: Tensor, others: Tensor) -> float:
     """How far maps, (n, channels, height, width), are from being circular shifts of ``one``, without n.
 
@@ -557,19 +470,3 @@ def shift_error(one: Tensor, others: Tensor) -> float:
     best, width = correlation.flatten(1).argmax(1), others.shape[-1]
     back = -torch.stack([best // width, best % width], 1)
     return float((roll(others, back) - one).abs().max())
-
-
-@torch.no_grad()
-def equivariance_error(layer: Callable[[Tensor], Tensor], images: Tensor, stride: int) -> float:
-    """How far a layer's maps of shifted images are from shifts of one map: the largest `shift_error`.
-
-    ``layer``: (ways, channels, height, width) -> maps; ``images``: (n, channels, height, width), each shifted
-    in all ways by less than ``stride`` down and right. Raises ``ValueError`` for a stride below 2.
-    """
-    checks.at_least(2, stride=stride)
-    ways = [(down, right) for down in range(stride) for right in range(stride)]
-    errors = []
-    for image in images:
-        maps = layer(torch.stack([torch.roll(image, way, (-2, -1)) for way in ways]))
-        errors.append(shift_error(maps[0], maps[1:]))
-    return max(errors)
