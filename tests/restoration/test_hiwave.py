@@ -17,8 +17,10 @@ from fourfold.judging.card import judge
 from fourfold.restoration import hiwave
 from fourfold.restoration.hiwave import (
     WAVELETS,
+    Enlarger,
     PatchGMM,
     add_noise,
+    at_detail,
     correlation,
     crops,
     cut,
@@ -27,19 +29,25 @@ from fourfold.restoration.hiwave import (
     ddim_step,
     detail_energy,
     detail_enhance,
+    disc,
     discs,
+    drift_with_mirrored_borders,
     dwt2,
     guide_all,
     guide_all_but_blur,
     idwt2,
+    keeps_disc,
     kurtosis,
     levels,
+    likelihood,
     low_error,
     merge,
     predictor,
+    seams,
     sharpen,
     skip_weight,
     views,
+    windows,
 )
 
 from ..draws import normal
@@ -96,13 +104,13 @@ def test_guided_are_the_details_alone(wavelet):
 
 
 def test_symmetric_borders_move_the_low_band_near_the_border_only():
-    c, u = normal(64, 64).numpy(), normal(64, 64, seed=1).numpy()
-    (low, details), plain = pywt.dwt2(c, "sym4"), pywt.dwt2(u, "sym4")[1]
-    guided = tuple(b + 7.5 * (a - b) for a, b in zip(details, plain, strict=True))
-    drift = np.abs(pywt.dwt2(pywt.idwt2((low, guided), "sym4"), "sym4")[0] - low)
-    assert low.shape == (35, 35)
+    c, u = normal(64, 64), normal(64, 64, seed=1)
+    drift = drift_with_mirrored_borders(c, u, 7.5)
+    assert drift.shape == (35, 35)
     assert drift.max() > 1
     assert drift[6:-6, 6:-6].max() < 1e-10
+    # What was not guided is the image's own transform.
+    assert drift_with_mirrored_borders(c, u, 1.0).max() < 1e-10
 
 
 def test_guidance_of_all_but_a_blur_is_halved_at_a_quarter_cycle():
@@ -277,7 +285,71 @@ def test_the_condition_is_one_mixture_and_without_it_all_are_as_likely():
         torch.testing.assert_close(unconditional, (likely * means).sum(0), **EXACT)
 
 
+# --- from a base to an image ------------------------------------------------------------------------------
+
+
+def small(at=None) -> Enlarger:
+    return Enlarger([mixture(2), mixture(2, seed=3)], 1, views(8, 4, 2), at or levels(6))
+
+
+def test_an_enlarger_inverts_with_its_own_mixture_and_samples_what_it_found():
+    own, base, guides = small(), 0.3 * normal(8, 8), [partial(detail_enhance, w=w) for w in (1.0, 3.0)]
+    states = ddim_invert(own.mixtures[1].posterior_mean, cut(base, own.places), own.at)
+    assert torch.equal(own.invert(base), states)
+    both, predict = torch.stack([states[-1]] * 2), predictor(own.mixtures, 1)
+    wanted = ddim_sample(predict, guides, both, own.at, own.places, states, 2)
+    torch.testing.assert_close(own.from_inverted(base, guides, 2), wanted, **EXACT)
+    noise = normal(8, 8, seed=1)
+    start = torch.stack([cut(noise, own.places)] * 2)
+    wanted = ddim_sample(predict, guides, start, own.at, own.places)[-1]
+    torch.testing.assert_close(own.from_noise(noise, guides), wanted, **EXACT)
+
+
+def test_noise_added_keeps_the_base_where_it_is_little_or_stays_in_sight():
+    own, base, noise = small(levels(20)), 0.3 * normal(8, 8), normal(8, 8, seed=1)
+    guide = partial(detail_enhance, w=1.0)
+
+    def off(image):
+        return float((image - base).norm() / base.norm())
+
+    few, many = (off(own.from_noise_added(base, noise, guide, 5, last)) for last in (5, 900))
+    assert few < 0.1 < many
+    alone = own.from_noise(noise, [guide])[0]
+    skipping = own.from_noise_with_skips(base, noise, guide)
+    assert off(skipping) < off(alone)
+    # With a skip residual at every step the first state is the base's, and noise alone starts as the noise.
+    states = torch.stack([add_noise(cut(base, own.places), cut(noise, own.places), at) for at in own.at])
+    predict = predictor(own.mixtures, 1)
+    wanted = ddim_sample(predict, [guide], states[-1:], own.at, own.places, states, 20, 3.0)[-1][0]
+    torch.testing.assert_close(skipping, wanted, **EXACT)
+
+
 # --- structure and details --------------------------------------------------------------------------------
+
+
+def test_windows_are_all_squares_and_their_likelihood_is_per_pixel():
+    image = torch.arange(30.0).reshape(5, 6).double()
+    found = windows(image, 3)
+    assert [int(x[0, 0]) for x in found] == [6 * y + x for y in range(3) for x in range(4)]
+    assert torch.equal(found[5], image[1:4, 1:4])
+    assert [int(x[0, 0]) for x in windows(image, 2, 3)] == [0, 3, 18, 21]
+    model, image = mixture(2, side=3), normal(5, 6)
+    wanted = model.log_density(windows(image, 3), 1.0).sum() / (12 * 9)
+    assert float(likelihood(image, model, 3)) == pytest.approx(float(wanted))
+
+
+def test_seams_are_jumps_across_borders_of_patches():
+    steps = torch.arange(12).double() + 2.0 * (torch.arange(12) // 4)
+    assert seams(steps[:, None] + steps, 4) == pytest.approx(3)
+    assert seams(steps[:, None] + steps, 3) < 1
+
+
+def test_costs_are_read_off_where_detail_is_equal_or_at_the_most():
+    base = normal(16, 16)
+    images = torch.stack([energy**0.5 * base for energy in (1.0, 2.0, 4.0, 3.0)])
+    costs, unit = torch.tensor([0.0, 1.0, 2.0, 9.0]), float(detail_energy(base))
+    for energy, cost in ((1.5, 0.5), (4.0, 2.0), (3.0, 1.5), (8.0, 2.0), (0.5, 0.0)):
+        assert at_detail(images, torch.tensor(energy * unit), costs) == pytest.approx(cost)
 
 
 def test_sharpening_moves_no_low_band_and_gives_the_energy_asked_for():
@@ -312,6 +384,19 @@ def test_discs_are_found_where_scikit_image_finds_them():
     assert len(found) == 2
     np.testing.assert_allclose(found, wanted)
     assert discs(torch.zeros(8, 8), -0.4) == []
+
+
+def test_a_disc_is_kept_where_it_is_the_one_dark_spot_of_an_image_with_more_detail():
+    inside = disc(64, (20, 40), 11)
+    assert int(inside.sum()) == sum(y**2 + x**2 <= 121 for y in range(-11, 12) for x in range(-11, 12))
+    noise = 0.05 * normal(64, 64)
+    base = noise.masked_fill(inside, -0.9)
+    kept = (2 * noise).masked_fill(inside, -0.9)
+    assert keeps_disc(kept, base, (20, 40))
+    assert not keeps_disc(kept, base, (20, 45))
+    assert not keeps_disc(base, base, (20, 40))
+    assert not keeps_disc(2 * noise, base, (20, 40))
+    assert not keeps_disc(kept.masked_fill(disc(64, (50, 12), 11), -0.9), base, (20, 40))
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------
@@ -378,6 +463,8 @@ REFUSED = [
     (lambda: views(16, 8, 9), r"stride must be in 1..8 \(the patch\), got 9"),
     (lambda: crops(torch.zeros(8, 8), 0, 4, training.stream(0, "x")), "n must be >= 1, got 0"),
     (lambda: crops(torch.zeros(8, 6), 1, 7, training.stream(0, "x")), "size must be in 1..6"),
+    (lambda: windows(torch.zeros(4, 6), 5), r"side must be in 1..4 \(the shorter side\), got 5"),
+    (lambda: windows(torch.zeros(4, 6), 2, 0), "step must be >= 1, got 0"),
     (lambda: levels(0), "steps must be in 1..999"),
     (lambda: levels(5, 1000), "last must be in 1..999, got 1000"),
     (lambda: PatchGMM.fit(torch.zeros(5, 2, 2), 0, training.stream(0, "x")), "components must be >= 1"),

@@ -11,8 +11,8 @@ where the paper has Stable Diffusion XL. The authors released no code; details t
 those of a reimplementation (github.com/laihongphuc/minHiWave), where it is consistent. Departures: Haar
 wavelets by default, since patches are small; and no final rescaling of mean and spread, which would move the
 low frequencies. fourfold's own is what HiWave is compared with: guidance of the whole prediction or of all
-but a Gaussian blur, the base's low band in place of the prediction's, noise added instead of inverted, a base
-whose details are amplified, and measures of structure and details.
+but a Gaussian blur, the base's low band in place of the prediction's, noise added instead of inverted, with
+and without a skip residual, a base whose details are amplified, and measures of structure and details.
 
 Images are (..., side, side), patches (..., P, p, p), float64 in -1..1; levels are cumulative products of
 1 - beta, the largest first, as diffusion papers write alpha-bar.
@@ -102,6 +102,19 @@ def detail_enhance(
     own, guided = dwt2(conditional, wavelet)
     plain = dwt2(unconditional, wavelet)[1]
     return idwt2(own if low is None else low, plain + w * (guided - plain), wavelet)
+
+
+def drift_with_mirrored_borders(conditional: Tensor, unconditional: Tensor, w: float) -> np.ndarray:
+    """How far the enhancer moves the low band with PyWavelets' default borders and sym4, (h, w).
+
+    Predictions (H, W) each. Mirrored borders have more coefficients than the image has pixels; an image that
+    is put together from others than its own has a third low band. The reimplementation does this.
+    """
+    _pair(conditional, unconditional, w)
+    low, own = pywt.dwt2(conditional.numpy(), "sym4")
+    plain = pywt.dwt2(unconditional.numpy(), "sym4")[1]
+    guided = tuple(u + w * (c - u) for c, u in zip(own, plain, strict=True))
+    return np.abs(pywt.dwt2(pywt.idwt2((low, guided), "sym4"), "sym4")[0] - low)
 
 
 def guide_all(conditional: Tensor, unconditional: Tensor, w: float) -> Tensor:
@@ -348,6 +361,68 @@ def _mean(density: Tensor, means: Tensor) -> Tensor:
     return torch.einsum("...k,...kd->...d", density.softmax(-1), means)
 
 
+# --- from a base to an image ------------------------------------------------------------------------------
+
+
+class Enlarger(NamedTuple):
+    """Makes images of a base (side, side) with the model of one of several mixtures, patch by patch."""
+
+    mixtures: Sequence[PatchGMM]
+    own: int
+    """Whose model it is."""
+    places: Tensor
+    """Where patches lie: the ``views``."""
+    at: Sequence[float]
+    """Levels, the largest first."""
+
+    def invert(self, base: Tensor) -> Tensor:
+        """The states (levels, P, p, p) of the base's patches on their way to noise."""
+        return ddim_invert(self.mixtures[self.own].posterior_mean, cut(base, self.places), self.at)
+
+    def sample(
+        self,
+        guides: Sequence[Guide],
+        start: Tensor,
+        states: Tensor | None = None,
+        skip: int = 0,
+        alpha: float = 1.0,
+    ) -> Tensor:
+        """Images (steps, guides, side, side) of patches (guides, P, p, p); the rest as in ``ddim_sample``."""
+        predict = predictor(self.mixtures, self.own)
+        return ddim_sample(predict, guides, start, self.at, self.places, states, skip, alpha)
+
+    def from_inverted(self, base: Tensor, guides: Sequence[Guide], skip: int) -> Tensor:
+        """From the noise that inversion finds, ``skip`` steps with the skip residual: HiWave's own way.
+
+        Images (steps, guides, side, side), the last ones the results.
+        """
+        states = self.invert(base)
+        return self.sample(guides, states[-1].expand(len(guides), *states[-1].shape), states, skip)
+
+    def from_noise(self, noise: Tensor, guides: Sequence[Guide]) -> Tensor:
+        """From noise (side, side) alone: images (guides, side, side)."""
+        start = cut(noise, self.places)
+        return self.sample(guides, start.expand(len(guides), *start.shape))[-1]
+
+    def from_noise_with_skips(self, base: Tensor, noise: Tensor, guide: Guide) -> Tensor:
+        """The base with noise at all levels, and a skip residual at all steps, its share to the third power.
+
+        After DemoFusion (Du et al., arXiv 2311.16973): an image (side, side).
+        """
+        clean, drawn = cut(base, self.places), cut(noise, self.places)
+        states = torch.stack([add_noise(clean, drawn, level) for level in self.at])
+        return self.sample([guide], states[-1:], states, len(self.at) - 1, 3.0)[-1][0]
+
+    def from_noise_added(self, base: Tensor, noise: Tensor, guide: Guide, steps: int, last: int) -> Tensor:
+        """The base with noise at place ``last`` of 1000, and from there down in ``steps`` steps.
+
+        After SDEdit (Meng et al., arXiv 2108.01073): an image (side, side).
+        """
+        lower = self._replace(at=levels(steps, last))
+        start = add_noise(cut(base, self.places), cut(noise, self.places), lower.at[-1])
+        return lower.sample([guide], start[None])[-1][0]
+
+
 # --- structure and details --------------------------------------------------------------------------------
 
 
@@ -379,6 +454,39 @@ def kurtosis(image: Tensor) -> Tensor:
     return (details**4).mean((-2, -1)).div(details.square().mean((-2, -1)) ** 2).mean(-1)
 
 
+def windows(image: Tensor, side: int, step: int = 1) -> Tensor:
+    """All squares (n, side, side) of an image (H, W), ``step`` pixels apart along both axes.
+
+    Raises ``ValueError`` for squares that do not fit and a step below 1.
+    """
+    checks.between(1, min(image.shape), "the shorter side", side=side)
+    checks.at_least(1, step=step)
+    return image.unfold(0, side, step).unfold(1, side, step).reshape(-1, side, side)
+
+
+def likelihood(image: Tensor, model: PatchGMM, side: int) -> Tensor:
+    """Mean log density of all windows of an image (H, W) under a mixture, in nats per pixel."""
+    return model.log_density(windows(image, side), 1.0).mean() / side**2
+
+
+def seams(image: Tensor, patch: int) -> float:
+    """Mean jump across borders of patches side by side, over that elsewhere: of a square image."""
+    jumps = torch.stack([image.diff(dim=0), image.diff(dim=1).T]).abs()
+    border = torch.arange(1, len(image)) % patch == 0
+    return float(jumps[:, border].mean() / jumps[:, ~border].mean())
+
+
+def at_detail(images: Tensor, energy: Tensor, costs: Tensor) -> float:
+    """What images (n, H, W) cost (n,) where their detail energy is this one, or the most that they reach.
+
+    Between two images costs are interpolated. Images come with more noise each; from the one with the most
+    detail on, more noise is of no use.
+    """
+    energies = detail_energy(images).numpy()
+    grows = slice(energies.argmax() + 1)
+    return float(np.interp(float(energy), np.maximum.accumulate(energies[grows]), costs.numpy()[grows]))
+
+
 def sharpen(base: Tensor, energy: Tensor, details: Tensor | None = None) -> Tensor:
     """An image (H, W) whose Haar details are amplified to an energy, the low band as it is.
 
@@ -387,6 +495,12 @@ def sharpen(base: Tensor, energy: Tensor, details: Tensor | None = None) -> Tens
     low, own = dwt2(base)
     chosen = own if details is None else details
     return idwt2(low, chosen * (energy / chosen.square().mean()).sqrt())
+
+
+def disc(side: int, place: Sequence[int], radius: float) -> Tensor:
+    """Which pixels (side, side) lie within a radius of a place: row, column."""
+    rows, columns = torch.arange(side)[:, None] - place[0], torch.arange(side) - place[1]
+    return rows**2 + columns**2 <= radius**2
 
 
 def discs(image: Tensor, level: float) -> list[tuple[float, float, int]]:
@@ -405,3 +519,15 @@ def discs(image: Tensor, level: float) -> list[tuple[float, float, int]]:
 def smooth(image: Tensor) -> np.ndarray:
     """An image blurred by a Gaussian of 3 pixels, as ``discs`` sees it."""
     return ndimage.gaussian_filter(image.numpy(), 3)
+
+
+def keeps_disc(image: Tensor, base: Tensor, place: Sequence[int], near: float = 4, more: float = 1.1) -> bool:
+    """Whether the disc of a base (H, W) is kept in an image of ``more`` times its detail energy at least.
+
+    There is one dark spot, at most ``near`` pixels from the disc's place: row, column. Dark is below the
+    middle between the base's darkest pixel and its median, both smoothed.
+    """
+    blurred = smooth(base)
+    spots = discs(image, (blurred.min() + np.median(blurred)) / 2)
+    there = len(spots) == 1 and np.hypot(spots[0][0] - place[0], spots[0][1] - place[1]) <= near
+    return bool(there and detail_energy(image) >= more * detail_energy(base))
