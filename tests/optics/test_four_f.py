@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from fourfold import training
-from fourfold.bench4f.camera import Noise, quantise
+from fourfold.bench4f.camera import Noise
 from fourfold.bench4f.optical_conv import OpticalConv2d, forget, optical_conv2d
 from fourfold.bench4f.propagation import Bench
 from fourfold.data import probes
@@ -23,14 +23,6 @@ from fourfold.recorded import benchmark
 from ..draws import normal
 
 RECORD = records.load("four_f")
-
-
-def even_noise(intensity, noise, *, full_well=1.0, generator=None):
-    """Noise of one size at every pixel, in place of counted photons."""
-    if noise.photons is not None:
-        size = (intensity.mean() / noise.photons).sqrt()
-        intensity = intensity + size * torch.empty_like(intensity).normal_(generator=generator)
-    return quantise(intensity, noise.camera_bits, full_well).clamp(min=0)
 
 
 def no_gradient(ctx, gradient):
@@ -47,7 +39,6 @@ def lost_signs(light, x, weight, bias=None, **geometry):
 
 
 MUTATIONS = [
-    ("fourfold.bench4f.optical_conv.expose", even_noise),
     ("fourfold.bench4f.optical_conv._Camera.backward", no_gradient),
     ("Light.convolve", lost_signs),
 ]
@@ -394,7 +385,8 @@ def test_networks_that_are_not_trained_say_nothing_about_the_bench(accuracy, wor
     none, some = [0.0, 0.5] * 3, [3.0, 9.0] * 3
     conditions = {"trained": [0.93] * 5 + [accuracy]}
     criteria = {"photons_cost": none, "bits_cost": [0.5, 0.0] * 3}
-    assert judge(RECORD, "F5", criteria, {"frozen": some}, conditions).word == word
+    controls = {"frozen": some, "transferred": [2.5, 7.0] * 3}
+    assert judge(RECORD, "F5", criteria, controls, conditions).word == word
 
 
 @pytest.mark.parametrize(

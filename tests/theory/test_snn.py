@@ -194,6 +194,15 @@ def test_what_holds_for_unscaled_elu_too_decides_nothing():
     assert largest(lambda nu, **at: moment_map(nu=nu, **at, alpha=1.0, lam=1.0)[1] - nu, large, 5) < 0
 
 
+def test_without_saturation_a_large_variance_grows_and_with_relu_it_falls():
+    """C2's control, and what the chapter says of ReLU: both multiply every variance by one factor."""
+    for nu in (3.0, 16.0):
+        slopes = quadrature_map(lambda z: LAM * np.where(z > 0, z, ALPHA * z), 0.0, nu)[1]
+        assert slopes / nu == pytest.approx(LAM**2 * ((1 + ALPHA**2) / 2 - (1 - ALPHA) ** 2 / (2 * math.pi)))
+        assert slopes / nu == pytest.approx(2.02, abs=0.005)
+        assert quadrature_map(lambda z: np.maximum(z, 0), 0.0, 2 * 1.25 * nu)[1] < nu
+
+
 def test_a_scaled_tanh_contracts_the_domain_as_well():
     """What the chapter says of it: tanh has the fixed point (0, 1) once its scale is right."""
     mean_square = integral(lambda z: math.tanh(z) ** 2, 0.0, 1.0)
