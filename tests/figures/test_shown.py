@@ -69,12 +69,37 @@ def test_the_picture_is_small_and_white(name):
     assert picture.getpixel((0, 0)) == (255, 255, 255)
 
 
+def offered(shown):
+    """The name of the CSV under a figure and what is in it; None where there is none."""
+    link = BeautifulSoup(shown["text/html"], "html.parser").select_one("figcaption a.data")
+    packed = link and link["href"].removeprefix("data:text/csv;charset=utf-8;base64,")
+    return link and (link["download"], pd.read_csv(io.BytesIO(base64.b64decode(packed))))
+
+
 def test_the_table_is_offered_as_it_is():
-    page = BeautifulSoup(faces("seeds")["text/html"], "html.parser")
-    link = page.select_one("figcaption a.data")
-    assert link["download"] == "seeds.csv"
-    packed = link["href"].removeprefix("data:text/csv;charset=utf-8;base64,")
-    pd.testing.assert_frame_equal(pd.read_csv(io.BytesIO(base64.b64decode(packed))), ARMS)
+    name, table = offered(faces("pictures"))
+    assert name == "pictures.csv"
+    pd.testing.assert_frame_equal(table, ARMS)
+
+
+@pytest.mark.parametrize("name", ["seeds", "points", "bars", "panels"])
+def test_a_drawing_offers_the_table_it_was_made_from(name):
+    made = drawings() | {"panels": lambda: figures.lines(ARMS, "seed", "accuracy, %", row="arm")}
+    words = {"name": name, "caption": "What to see.", "alt": "Dots."}
+    _, table = offered(figures.show(made[name](), **words)._repr_mimebundle_())
+    pd.testing.assert_frame_equal(table, ARMS)
+    _, table = offered(figures.show(made[name](), ARMS[:2], **words)._repr_mimebundle_())
+    assert len(table) == 2
+
+
+def test_maps_offer_their_cells_and_pictures_nothing():
+    words = {"name": "one", "caption": "What to see.", "alt": "Dots."}
+    maps = {title: pd.DataFrame(np.eye(2)).rename_axis("row") for title in "ab"}
+    _, table = offered(figures.show(figures.heatmap(maps, label="share"), **words)._repr_mimebundle_())
+    assert list(table) == ["panel", "row", "0", "1"]
+    assert table.to_numpy()[:, 0].tolist() == ["a", "a", "b", "b"]
+    for plot in (drawings()["pictures"](), figures.canvas()[0]):
+        assert offered(figures.show(plot, **words)._repr_mimebundle_()) is None
 
 
 def test_nothing_breaks_out_of_the_page():

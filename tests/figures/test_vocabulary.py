@@ -24,6 +24,9 @@ def test_tidy_has_a_row_for_every_number():
 def test_tidy_follows_curves():
     frame = figures.tidy({"a": [[1, 2], [3, 4]]}, "arm", "loss", along=("epoch", [10, 20]))
     assert frame.values.tolist() == [["a", 10, 1.0], ["a", 20, 2.0], ["a", 10, 3.0], ["a", 20, 4.0]]
+    counted = figures.tidy({"a": [[1, 2], [3, 4]]}, "arm", "loss", along="epoch")
+    assert counted["epoch"].tolist() == [1, 2, 1, 2]
+    assert counted["loss"].tolist() == frame["loss"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,7 @@ def test_tidy_follows_curves():
     [
         (lambda: figures.tidy({"a": 1}, "arm", "task", "value"), "no keys for 'task', got int"),
         (lambda: figures.tidy({"a": [1]}, "arm", "v", along=("x", [1, 2])), r"expected 2 points along 'x'"),
+        (lambda: figures.tidy({"a": 1}, "arm", "v", along="x"), r"expected 0 points along 'x', got \(\)"),
         (lambda: figures.seeds(pd.DataFrame({"a": [1]}), "b", by="a"), "no column 'b'; there are a"),
         (lambda: figures.lines(pd.DataFrame({"a": []}), "a", "a"), "no rows"),
         (lambda: figures.pictures({}), "at least one picture"),

@@ -1,6 +1,6 @@
 """Figures: drawn with matplotlib in one style, from tidy tables, with faces for page, paper and notebook.
 
-``figures.show(figures.seeds(frame, "accuracy", by="arm"), frame, name=..., caption=..., alt=...)``
+``figures.show(figures.seeds(frame, "accuracy", by="arm"), name=..., caption=..., alt=...)``
 """
 
 from fourfold.figures.control import NAME, Control

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from fourfold.figures import still
 from fourfold.figures.control import NAME, Control
-from fourfold.figures.style import settle
+from fourfold.figures.style import Drawing, settle
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def show(
 
     Args:
         figure: drawn; its axes carry titles with units. With controls, as it is at their start.
-        table: what it was drawn from, offered under it as CSV.
+        table: offered under it as CSV; by default the one that the vocabulary drew.
         name: lower-case words joined by ``-``, unique in the chapter.
         caption: what to see.
         alt: what a reader who cannot see the figure needs to know.
@@ -84,6 +84,8 @@ def show(
         raise ValueError(f"figure {name} has data but no controls that would use them")
     as_json(data)  # raises here, in the author's cell, and not when the page is made
     settle(figure)
+    if table is None and isinstance(figure, Drawing):
+        table = figure.table
     return Shown(figure, name, caption, alt, table, tuple(controls), data)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -73,14 +74,27 @@ matplotlib.rcParams.update(
 )
 
 
+class Drawing(Figure):
+    """A figure that knows the table it is drawn from, if there is one."""
+
+    table: pd.DataFrame | None = None
+
+
 def canvas(
-    columns: int = 1, rows: int = 1, *, height: float | None = None, **layout: Any
-) -> tuple[Figure, np.ndarray]:
+    columns: int = 1,
+    rows: int = 1,
+    *,
+    height: float | None = None,
+    table: pd.DataFrame | None = None,
+    **layout: Any,
+) -> tuple[Drawing, np.ndarray]:
     """An empty figure as wide as the text: (figure, axes), axes (rows, columns) or flat for a single row.
 
-    ``height`` is in inches, by default 3.2 a row; ``layout`` goes to matplotlib's ``Figure.subplots``.
+    ``height`` is in inches, by default 3.2 a row; ``table`` is what will be drawn, for the page to offer;
+    ``layout`` goes to matplotlib's ``Figure.subplots``.
     """
-    figure = Figure(figsize=(WIDTH, 3.2 * rows if height is None else height), dpi=DPI, layout="constrained")
+    figure = Drawing(figsize=(WIDTH, 3.2 * rows if height is None else height), dpi=DPI, layout="constrained")
+    figure.table = table
     axes = figure.subplots(rows, columns, squeeze=False, **layout)
     return figure, axes[0] if rows == 1 else axes
 

@@ -53,7 +53,7 @@ def interval(values: pd.Series) -> tuple[float, float]:
 
 
 def tidy(
-    values: Mapping[str, Any], *names: str, along: tuple[str, Sequence[Any]] | None = None
+    values: Mapping[str, Any], *names: str, along: str | tuple[str, Sequence[Any]] | None = None
 ) -> pd.DataFrame:
     """A tidy table of nested results: a column for each level of keys, then one for the value.
 
@@ -61,7 +61,8 @@ def tidy(
         values: ``{"arm": [one, number, a, seed]}``, as deeply nested as there are names; a leaf is a number,
             one a seed, or with ``along`` an array (points,) or (seeds, points), tensors too.
         names: of the levels of keys, from the outside, and last of the value.
-        along: the leaf's last axis: its name and the places of its points.
+        along: the leaf's last axis: its name and the places of its points, or its name alone for points that
+            are counted from 1.
 
     Raises:
         ValueError: if keys are nested less deeply than names are given, or a leaf has other points.
@@ -80,7 +81,8 @@ def tidy(
         if along is None:
             rows.extend({**place, value: float(number)} for number in leaf.reshape(-1))
             return
-        axis, points = along
+        counted = range(1, 1 + leaf.shape[-1]) if leaf.ndim else ()
+        axis, points = (along, counted) if isinstance(along, str) else along
         if leaf.ndim == 0 or leaf.shape[-1] != len(points):
             raise ValueError(f"{place}: expected {len(points)} points along {axis!r}, got {leaf.shape}")
         for curve in leaf.reshape(-1, len(points)):
@@ -440,7 +442,8 @@ def heatmap(
     tables = table if isinstance(table, Mapping) else {"": table}
     rows = max(map(len, tables.values()))
     height = min(5.5, 1.2 + 0.32 * rows if rows <= 14 else 4.2)
-    figure, panels = canvas(len(tables), height=height, sharey=True)
+    whole = pd.concat(tables, names=["panel"]).reset_index() if isinstance(table, Mapping) else table
+    figure, panels = canvas(len(tables), height=height, table=whole, sharey=True)
     values = np.concatenate([part.to_numpy(dtype=float).ravel() for part in tables.values()])
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if signed:
@@ -508,17 +511,18 @@ def _panels(
     if row is not None:
         across, down = _order(frame[panel]) if panel else [None], _order(frame[row])
         share: Any = True if sharey else "row"
-        figure, axes = canvas(len(across), len(down), height=2.6 + 0.8 * len(down), sharex=True, sharey=share)
+        height = 2.6 + 0.8 * len(down)
+        figure, axes = canvas(len(across), len(down), height=height, table=frame, sharex=True, sharey=share)
         found = []
         for place, (r, c) in zip(axes.flat, product(down, across), strict=True):
             part = frame[(frame[row] == r) & ((frame[panel] == c) if panel else True)]
             found.append((str(c if panel else r), place, part))
         return figure, found
     if panel is None:
-        figure, axes = canvas(height=height)
+        figure, axes = canvas(height=height, table=frame)
         return figure, [("", axes[0], frame)]
     names = _order(frame[panel])
-    figure, axes = canvas(len(names), height=height, sharey=sharey)
+    figure, axes = canvas(len(names), height=height, table=frame, sharey=sharey)
     return figure, [(str(n), a, frame[frame[panel] == n]) for n, a in zip(names, axes, strict=True)]
 
 
