@@ -1,7 +1,6 @@
 """EViT: reorganisation is sorting by class attention, keep rate 1 is a ViT, and its cost is the counter's."""
 
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -29,7 +28,6 @@ from fourfold.efficiency.evit import (
     class_attention_scores,
     contrast,
     evit_macs,
-    keep_rate_schedule,
     masked,
     mosaic,
     on_the_digit,
@@ -314,16 +312,6 @@ def test_places_of_a_network_never_come_back():
         assert len(sets[2]) >= 1
 
 
-def test_the_schedule_falls_by_half_a_cosine():
-    rate = partial(keep_rate_schedule, steps_per_epoch=10, start=2, shrink=4, base=0.6)
-    assert [rate(0), rate(19), rate(20)] == [1, 1, 1]
-    assert rate(40) == pytest.approx(0.8)
-    assert rate(60) == rate(1000) == 0.6
-    values = [rate(step) for step in range(70)]
-    assert all(one >= other for one, other in pairwise(values))
-    assert keep_rate_schedule(0, 10, 0, 0, 0.7) == 0.7
-
-
 # --- gradients, training ----------------------------------------------------------------------------------
 
 
@@ -358,7 +346,7 @@ def test_training_goes_on_from_vanilla_with_a_falling_keep_rate():
     rates = []
 
     def shrink(model, step):
-        model.keep_rate = keep_rate_schedule(step, 2, 1, 2, 0.5)
+        model.keep_rate = max(0.5, 1 - step / 8)
         rates.append(model.keep_rate)
 
     make = partial(EViT, **SMALL, locations=(1, 2), whole=False)
@@ -512,16 +500,9 @@ def fixed_order(attention):
     return scores.mean() * torch.linspace(2, 0, scores.shape[-1], dtype=scores.dtype).expand_as(scores)
 
 
-def always_left(right, patch=2):
-    """The left half counts as the digit, wherever the digit stands."""
-    rows = 8 // patch
-    return (torch.arange(2 * rows) < rows).repeat(rows).expand(len(right), -1)
-
-
 MUTATIONS = [
     ("tokens_kept", all_kept),
     ("class_attention_scores", fixed_order),
-    ("on_the_digit", always_left),
 ]
 
 
@@ -562,11 +543,6 @@ REFUSED = [
     (lambda: token_counts(224, 16, 12, 0.7, (12,)), r"locations must rise within 0\.\.11, got \[12\]"),
     (lambda: token_counts(224, 15, 12, 0.7, (3,)), "patch must be >= 1 and divide .*, got 15 and 224"),
     (lambda: evit_macs(10, 16, 8, []), "patch must be >= 1 and divide .*, got 16 and 10"),
-    (lambda: keep_rate_schedule(-1, 10, 0, 0, 0.5), "step must be >= 0, got -1"),
-    (lambda: keep_rate_schedule(0, 0, 0, 0, 0.5), "steps_per_epoch must be >= 1, got 0"),
-    (lambda: keep_rate_schedule(0, 10, -1, 0, 0.5), "start must be >= 0, got -1"),
-    (lambda: keep_rate_schedule(0, 10, 0, -2, 0.5), "shrink must be >= 0, got -2"),
-    (lambda: keep_rate_schedule(0, 10, 0, 0, 0), "keep_rate must be > 0 and <= 1, got 0"),
     (lambda: resize_positions(torch.zeros(37, 4), 0), r"side >= 1 and n\^2 \+ 1 positions, got 0 and 37"),
     (lambda: resize_positions(torch.zeros(36, 4), 6), r"side >= 1 and n\^2 \+ 1 positions, got 6 and 36"),
     (

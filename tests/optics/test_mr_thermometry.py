@@ -28,11 +28,13 @@ from fourfold.optics.mr_thermometry import (
     data_consistency,
     fftc,
     ifftc,
+    linear_recon,
     phantom,
     phase_equivariance,
     phase_per_degree,
     prf_temperature,
     real_width,
+    row_maps,
     stacked,
     tv_recon,
     unstacked,
@@ -129,6 +131,37 @@ def test_total_variation_lowers_its_objective_and_is_zero_filling_without_weight
     assert objective(tv_recon(g, mask, 0.1, 100)) < 1.02 * objective(best) < objective(ifftc(g))
     for seed in range(5):  # a minimum: no small change lowers it
         assert objective(best + 1e-3 * normal(2, 16, 16, seed=seed)) > objective(best)
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (7, 9)])
+def test_linear_maps_of_rows_are_ridge_regression_on_measured_columns_of_five_rows(shape):
+    height, width = shape
+    images, mask = normal(20, *shape), vd_mask(width, 2, 2, stream(0, "mask"))
+    maps = row_maps(fftc(images) * mask, images, mask, 0.1)
+    # Along the height nothing is missing: the transform of a row alone has what was measured of it.
+    rows = np.fft.ifftshift(images.numpy(), -1)
+    rows = np.fft.fftshift(np.fft.fft(rows, norm="ortho"), -1)[..., mask.numpy() == 1]
+    rows = np.pad(rows, ((0, 0), (2, 2), (0, 0)))
+    for y in range(height):
+        x = rows[:, y : y + 5].reshape(20, -1)
+        ridge = np.sqrt(0.1 * (np.abs(x) ** 2).sum(0).mean()) * np.eye(x.shape[1])
+        target = np.concatenate([images[:, y].numpy(), np.zeros((len(ridge), width))])
+        theirs, *_ = np.linalg.lstsq(np.concatenate([x, ridge]), target, rcond=None)
+        np.testing.assert_allclose(maps[y].numpy(), theirs, atol=1e-10)
+
+
+def test_linear_maps_give_full_scans_back_and_fill_in_what_follows_from_the_rest():
+    half = normal(60, 8, 8)[..., :4]
+    images, ones = torch.cat([half, half.roll(1, -2).flip(-1)], -1), torch.ones(8)
+    g = fftc(images)
+    whole = linear_recon(g[:6].unflatten(0, (2, 3)), row_maps(g, images, ones, 1e-12), ones)
+    torch.testing.assert_close(whole, images[:6].unflatten(0, (2, 3)), rtol=0, atol=1e-6)
+    mask = ones.clone()
+    mask[2] = 0
+    maps = row_maps((g * mask)[:50], images[:50], mask, 1e-12)
+    new, truth = (g * mask)[50:], images[50:]
+    torch.testing.assert_close(linear_recon(new, maps, mask), truth, rtol=0, atol=1e-5)
+    assert (ifftc(new) - truth).abs().mean() > 0.1
 
 
 # --- thermometry ------------------------------------------------------------------------------------------
@@ -403,6 +436,14 @@ def test_the_same_seed_makes_the_same_network():
         (lambda: vd_mask(32, 10, 4, stream(0, "m")), r"centre must be in 1\.\.3, what af = 10 leaves of 32"),
         (lambda: tv_recon(normal(4, 4), torch.ones(4), -1, 5), "lam must be finite and >= 0, got -1"),
         (lambda: tv_recon(normal(4, 4), torch.ones(4), 0.1, 0), "iters must be >= 1, got 0"),
+        (
+            lambda: row_maps(normal(3, 4, 4), normal(3, 4, 4), torch.ones(4), 0),
+            "weight must be .* > 0, got 0",
+        ),
+        (
+            lambda: row_maps(normal(3, 4, 4), normal(3, 4, 5), torch.ones(4), 1),
+            r"images of g's shape, got \(3, 4, 5\) and \(3, 4, 4\)",
+        ),
         (lambda: phantom(8, stream(0, "p")), "n must be >= 16 for a body with a tumour in it, got 8"),
         (lambda: PrimalDual(iters=0), "iters must be >= 1, got 0"),
         (lambda: PrimalDual(primal="dense"), "primal must be one of 'conv', 'unet', got 'dense'"),

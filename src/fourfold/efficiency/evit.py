@@ -4,9 +4,9 @@ Liang, Ge, Tong, Song, Wang and Xie, "Not All Patches are What You Need: Expedit
 Token Reorganizations", arXiv 2202.07800, ICLR 2022. What is not in the text, such as the order of the steps
 in a block, follows the official code (youweiliang/evit); this code is new.
 
-Implemented: the reorganisation of tokens (section 3.2 of the paper), DeiT with it, the schedule of its keep
-rate, positions for another resolution (section 4), the cost in closed form, and the way back from kept tokens
-to places in the image.
+Implemented: the reorganisation of tokens (section 3.2 of the paper), DeiT with it, positions for another
+resolution (section 4), the cost in closed form, and the way back from kept tokens to places in the image.
+Left out is the schedule by which the keep rate falls when the paper trains from scratch: nothing here does.
 
 Departures. Weights start as in ``torch.nn``: DeiT's normal distribution of width 0.02 suits its 384 features,
 and a network of 32 hardly starts to learn from it. No stochastic depth and no dropout, so scores are the
@@ -324,28 +324,6 @@ def _attend(attention: Attention, x: Tensor, hidden: Tensor) -> tuple[Tensor, Te
     weights = rearrange(scores.softmax(dim=0), "j batch heads i -> batch heads i j")
     mixed = rearrange(weights @ v, "batch heads n d -> batch n (heads d)")
     return attention.projection(mixed), weights
-
-
-def keep_rate_schedule(step: int, steps_per_epoch: int, start: float, shrink: float, base: float) -> float:
-    """The keep rate of a step: 1 for ``start`` epochs, then half a cosine over ``shrink`` to ``base``.
-
-    Raises ``ValueError`` for a negative step, start or shrink, steps_per_epoch < 1, or base outside (0, 1].
-    """
-    for name, value, low in (
-        ("step", step, 0),
-        ("steps_per_epoch", steps_per_epoch, 1),
-        ("start", start, 0),
-        ("shrink", shrink, 0),
-    ):
-        if value < low:
-            raise ValueError(f"{name} must be >= {low}, got {value}")
-    tokens_kept(1, base)
-    since = step / steps_per_epoch - start
-    if since < 0:
-        return 1.0
-    if since >= shrink:
-        return base
-    return base + (1 - base) * (1 + math.cos(math.pi * since / shrink)) / 2
 
 
 def resize_positions(positions: Tensor, side: int) -> Tensor:

@@ -28,6 +28,7 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, interpolate, pad, relu
 
@@ -128,6 +129,40 @@ def tv_recon(g: Tensor, mask: Tensor, lam: float, iters: int) -> Tensor:
         last, x = x, ifftc((fftc(moved) + step * g) / (1 + step * mask))
         ahead = 2 * x - last
     return x
+
+
+def row_maps(g: Tensor, images: Tensor, mask: Tensor, weight: float) -> Tensor:
+    """A linear map for each row of the image, from what was measured near it: ridge regression.
+
+    What a user would try before any network. Columns of k-space are missing, and along the height nothing is,
+    so that each row of the image has measurements of its own; a row comes from its own and those of the two
+    rows on either side, zero beyond the border. ``g`` (scans, height, width) is complex, 0 where ``mask``
+    (width,) is, and ``images``, the same shape, are what should come out. ``weight`` penalises the squared
+    modulus of a map, in units of what a measurement's power sums to over the scans, in the mean.
+    Returns (height, 5 columns, width). Raises ``ValueError`` for ``weight`` <= 0 and for shapes that differ.
+    """
+    finite(above=True, weight=weight)
+    if g.shape != images.shape:
+        raise ValueError(f"expected images of g's shape, got {tuple(images.shape)} and {tuple(g.shape)}")
+    x, y = _measured(g, mask), images.transpose(0, 1)
+    gram = x.mH @ x
+    power = gram.diagonal(dim1=-2, dim2=-1).real.mean(-1)
+    ridge = weight * power[:, None, None] * torch.eye(x.shape[-1], dtype=x.dtype)
+    return torch.linalg.solve(gram + ridge, x.mH @ y)
+
+
+def linear_recon(g: Tensor, maps: Tensor, mask: Tensor) -> Tensor:
+    """The images (..., height, width) that ``row_maps`` makes of k-space ``g``, the same shape, complex."""
+    rows = _measured(g.flatten(0, -3), mask) @ maps
+    return rows.transpose(0, 1).unflatten(0, g.shape[:-2])
+
+
+def _measured(g: Tensor, mask: Tensor) -> Tensor:
+    """(scans, height, width) -> (height, scans, 5 columns): what was measured of five rows of the image."""
+    rows = torch.fft.ifftshift(g[..., mask == 1], dim=-2)
+    rows = torch.fft.fftshift(torch.fft.ifft(rows, dim=-2, norm="ortho"), dim=-2)
+    near = pad(rows, (0, 0, 2, 2)).unfold(-2, 5, 1)
+    return rearrange(near, "scans y columns rows -> y scans (rows columns)")
 
 
 def _gradient(x: Tensor) -> Tensor:
