@@ -64,7 +64,6 @@ def collect(
         ValueError: if a chapter ran and a claim with criteria was never judged, or was judged twice.
     """
     rows = []
-    nothing: dict[str, Any] = {"verdicts": [], "stale": []}
     for record in everything:
         judged = {face["claim"]: face for face in built.get(record.slug, ())}
         if len(judged) < len(built.get(record.slug, ())):
@@ -73,15 +72,17 @@ def collect(
             silent = [c.id for c in record.claims if c.criteria and c.id not in judged]
             if silent:
                 raise ValueError(f"{record.slug} never judges {', '.join(silent)}")
-        run = full.get(record.slug)
-        at_full = {face["claim"]: face for face in evidence.faces(record, run)}
+        stale, full_stale = (
+            sources.listed(runs[record.slug]["stale"]) if record.slug in runs else ""
+            for runs in (seeded, full)
+        )
+        at_full = {face["claim"]: face for face in evidence.faces(record, full.get(record.slug))}
         unjudged = rule.FAILED if record.slug in failed else rule.UNJUDGED
         without = (mutated or {}).get(record.slug, {})
         for claim in record.claims:
             face = judged.get(claim.id)
             word = face["verdict"] if face else unjudged
             rests_on_seeds = "recorded" in claim.evidence and word in rule.VERDICTS
-            stale = seeded.get(record.slug, nothing)["stale"] if rests_on_seeds else []
             rows.append(
                 {
                     "part": record.part,
@@ -101,9 +102,9 @@ def collect(
                     "measured": "; ".join(f["shown"] for f in face["findings"] if f["role"] == "criterion")
                     if face
                     else "",
-                    "stale": sources.listed(stale),
+                    "stale": stale if rests_on_seeds else "",
                     "full": at_full[claim.id]["verdict"] if claim.id in at_full else "",
-                    "full_stale": sources.listed(run["stale"]) if run and claim.id in at_full else "",
+                    "full_stale": full_stale if claim.id in at_full else "",
                 }
             )
     return pd.DataFrame(rows)
