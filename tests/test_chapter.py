@@ -33,7 +33,7 @@ def test_run_face_has_parameters_machine_and_versions_and_the_page_does_not():
     data, metadata = open_chapter("convsharevit", QUICK)._repr_mimebundle_()
     face = metadata["fourfold"]
     assert (face["kind"], face["paper"], face["parameters"]) == ("run", "convsharevit", QUICK)
-    assert {"processor", "cores", "python", "started"} <= face.keys()
+    assert {"processor", "kernels", "cores", "python", "started"} <= face.keys()
     assert face["versions"]["torch"].startswith("2.13.0")
     assert face["processor"] not in data["text/plain"] + data["text/html"]
     json.dumps(metadata, allow_nan=False)

@@ -167,4 +167,6 @@ def test_a_stale_full_run_says_what_changed():
     run["parameters"] = {"seed": 3, "seeds": 2}
     assert furniture._about(run) == "seeds 3 to 4, 2026-01-02, A CPU (stale: tile, notebook changed since)"
     assert furniture._about(run | {"stale": []}) == "seeds 3 to 4, 2026-01-02, A CPU"
+    fresh = run | {"stale": [], "kernels": "AVX2"}
+    assert furniture._about(fresh) == "seeds 3 to 4, 2026-01-02, A CPU with AVX2"
     assert set(rule.VERDICTS) <= set(rule.SYMBOLS)

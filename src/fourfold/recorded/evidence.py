@@ -157,8 +157,9 @@ def face(record: Record, run: Mapping[str, Any] | None, claim_id: str) -> dict[s
 
 
 def about(run: Mapping[str, Any]) -> str:
-    """Seeds, day and processor of a recorded run, in words."""
-    return f"{seeds(run['parameters'])}, {run['started'][:10]}, {run['processor']}"
+    """Seeds, day, processor and, where the run says, kernels of a recorded run, in words."""
+    where = " with ".join(run[key] for key in ("processor", "kernels") if key in run)
+    return f"{seeds(run['parameters'])}, {run['started'][:10]}, {where}"
 
 
 def seeds(values: Mapping[str, Any]) -> str:

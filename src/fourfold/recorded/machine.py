@@ -20,6 +20,8 @@ class Machine(TypedDict):
     """Where and when numbers were made: the beginning of every recorded run."""
 
     processor: str
+    kernels: NotRequired[str]
+    """What PyTorch chose its code for, such as AVX2: trained networks differ by it. Older runs do not say."""
     cores: int | None
     python: str
     versions: dict[str, str]
@@ -29,9 +31,13 @@ class Machine(TypedDict):
 
 
 def machine() -> Machine:
-    """Processor, cores, Python and library versions, the time (UTC) and the commit."""
+    """Processor and its kernels, cores, Python and library versions, the time (UTC) and the commit."""
+    # What only reads runs need not wait for it.
+    from torch.backends.cpu import get_cpu_capability
+
     return {
         "processor": _processor(),
+        "kernels": get_cpu_capability(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in VERSIONS},
