@@ -93,12 +93,18 @@ def test_verdict(criterion, values, expected):
     assert word(criterion, values) == expected
 
 
-@pytest.mark.parametrize("values", [0.05, 0.5, math.nan])
 @pytest.mark.parametrize("control", [0.5, 0.05, math.nan, None])
-def test_a_claim_whose_control_does_not_fail_is_inconclusive_whatever_was_measured(values, control):
-    verdict = judge(record(EXACT), "C1", {"a": values}, {"broken": control})
-    assert verdict.word == "inconclusive"
-    assert "broken" in verdict.reason
+@pytest.mark.parametrize("kind", ["baseline", "ablation", "sanity"])
+def test_a_rival_that_does_not_fail_leaves_a_claim_open_and_excuses_nothing(control, kind):
+    of = {} if kind == "sanity" else {"of": "a"}
+    made = record(EXACT, {"kind": kind, "fails_if": "> 0.5", **of})
+    met, violated, unclear = (
+        judge(made, "C1", {"a": value}, {"broken": control}) for value in (0.05, 0.5, math.nan)
+    )
+    assert [met.word, unclear.word] == ["inconclusive"] * 2
+    assert "broken" in met.reason
+    # Where what cannot work does, the measurement itself is in doubt.
+    assert violated.word == ("inconclusive" if kind == "sanity" else "not reproduced")
 
 
 def test_a_control_left_out_was_not_run():

@@ -5,13 +5,16 @@ region the record states, violated when no point of it does, and open otherwise.
 it must, when its whole interval lies in its own region. Then, in this order:
 
 1. nothing measured at this scale: ``beyond this scale``;
-2. a condition that does not hold, or a control that does not fail, or one of them not measured, or two arms
-   with the very same numbers: ``inconclusive``, whatever else was measured;
-3. a criterion violated: ``not reproduced``;
-4. a criterion not measured at this scale: ``beyond this scale``;
-5. a criterion open (interval, too few seeds, not a number), or no baseline and no ablation that measures a
+2. a condition that does not hold, or a sanity control that does not fail, or one of them not measured, or two
+   arms with the very same numbers: ``inconclusive``, whatever else was measured, since the measurement is in
+   doubt;
+3. a criterion violated: ``not reproduced``, whatever rivals do: a baseline or ablation that meets what the
+   mechanism does not is no excuse for it;
+4. a baseline or ablation that does not fail, or is not measured: ``inconclusive``;
+5. a criterion not measured at this scale: ``beyond this scale``;
+6. a criterion open (interval, too few seeds, not a number), or no baseline and no ablation that measures a
    criterion: ``inconclusive``;
-6. otherwise ``reproduced``.
+7. otherwise ``reproduced``.
 
 A check of our own rebuilding ``holds`` where a claim would be reproduced, and ``fails`` where something was
 measured and it would not be. It needs no control.
@@ -145,7 +148,7 @@ Role = Literal["criterion", "control", "condition"]
 # What a region is to a quantity of each role, and how a reader is told the two states that settle it.
 _ROLES: dict[Role, tuple[str, dict[str, str]]] = {
     "criterion": ("threshold", {}),
-    "control": ("must be", {"met": "fails, as it must", "violated": "passes, so the claim cannot be told"}),
+    "control": ("must be", {"met": "fails, as it must", "violated": "passes, where it must fail"}),
     "condition": ("needed", {"met": "holds", "violated": "does not hold, so the claim cannot be told"}),
 }
 
@@ -295,22 +298,23 @@ def _word(findings: Sequence[Finding], check: bool) -> tuple[Word, str]:
         return "beyond this scale", "not measured with these parameters"
     if unrecorded := [f.what for f in findings if f.state == UNRECORDED]:
         return UNRECORDED, f"no run is recorded under these criteria: {'; '.join(unrecorded)}"
+    rivals = [c for c in controls if c.kind != "sanity"]
     for finding in findings:
-        if finding.role != "criterion" and finding.state != "met":
+        if finding not in criteria and finding not in rivals and finding.state != "met":
             return "inconclusive", f"{finding.role} {finding.what}: {finding.words}"
     if twins := _twins([*criteria, *controls]):
         return "inconclusive", f"two arms with the very same numbers: {twins}"
-    for state, settled in (
-        ("violated", "not reproduced"),
-        ("not measured at this scale", "beyond this scale"),
-    ):
-        named = [c.what for c in criteria if c.state == state]
-        if named:
-            return settled, f"{state}: {'; '.join(named)}"  # type: ignore[return-value]
+    if violated := [c.what for c in criteria if c.state == "violated"]:
+        return "not reproduced", f"violated: {'; '.join(violated)}"
+    for rival in rivals:
+        if rival.state != "met":
+            return "inconclusive", f"control {rival.what}: {rival.words}"
+    if absent := [c.what for c in criteria if c.values is None]:
+        return "beyond this scale", f"not measured at this scale: {'; '.join(absent)}"
     for criterion in criteria:
         if criterion.state != "met":
             return "inconclusive", f"{criterion.what}: {criterion.state}"
-    if not check and controls and all(c.kind == "sanity" for c in controls):
+    if not check and controls and not rivals:
         return "inconclusive", "no baseline and no ablation measures what the claim is judged by"
     return "reproduced", "every criterion is met and every control fails, as it must"
 
