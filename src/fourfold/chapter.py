@@ -59,7 +59,7 @@ class Chapter:
         return evidence.load(self.record.slug, "full")
 
     def recorded_run(self) -> dict[str, Any] | None:
-        """The recorded run of twenty seeds, or None; see `fourfold.recorded.evidence.read`."""
+        """The recorded run of the quick parameters, or None; see `fourfold.recorded.evidence.read`."""
         return evidence.read(self.record.slug, "recorded")
 
     def drawn(self, name: str, here: Any) -> tuple[Any, str]:

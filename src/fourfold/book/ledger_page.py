@@ -49,7 +49,7 @@ def collect(
     Args:
         everything: all records.
         built: slug -> verdict faces of the executed chapter.
-        seeded: slug -> run of twenty seeds as `fourfold.recorded.evidence.load` returns it, with ``stale``.
+        seeded: slug -> recorded run as `fourfold.recorded.evidence.load` returns it, with ``stale``.
         full: slug -> likewise its full run.
         failed: slugs of the chapters that did not run to their end.
         mutated: slug -> claim -> what became of it without its mechanism.

@@ -45,7 +45,7 @@ Statistic = Literal["exact", "mean", "every", "fraction", "fisher", "median"]
 
 EVIDENCE = {
     "exact": "depends on no seed and no clock: computed in every build and compared strictly",
-    "recorded": "depends on seeds: judged by a recorded run of twenty, which a build spot-checks",
+    "recorded": "depends on seeds: judged by a recorded run of twenty or more, which a build spot-checks",
     "timed": "depends on a clock: judged by the rounds of a recorded benchmark",
 }
 Evidence = Literal["exact", "recorded", "timed"]
@@ -198,7 +198,7 @@ class Criterion(Quantity):
 
 
 class Control(Quantity):
-    """The baseline or the broken mechanism: it must fail, or the claim says nothing."""
+    """What must not meet the criterion: a rival, or something that cannot work."""
 
     kind: Literal["baseline", "ablation", "sanity"] | None = None
     """See `CONTROLS`."""

@@ -332,7 +332,7 @@ def digest(claim: Claim) -> str:
     """A short hash of what a claim is judged by: another one, and an older record says nothing about it.
 
     Left out is what changes no measurement: how coarsely it is printed, where a threshold comes from, and
-    what kind of control one is, by which a recorded run is judged anew.
+    what kind of control one is, by which a recorded run is judged anew and which a test compares by itself.
     """
     left_out = {"resolution", "source", "kind", "of"}
     text = {

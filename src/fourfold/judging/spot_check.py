@@ -1,14 +1,14 @@
 """The spot check: a build repeats an experiment at a few seeds, and says whether it agrees with the record.
 
-What depends on seeds is judged by a recorded run of twenty, so that the verdict is the same word on every
-machine. A build's own values are compared with the recorded ones. For numbers the rule is: the two means
-differ by no more than ``t * s * sqrt(1/m + 1/n)`` and the quantity's resolution, where s is the standard
-deviation of the n recorded values, m the number of the build's and t the quantile of Student's distribution
-that fresh seeds exceed in 8 of 100,000 cases: five for twenty recorded seeds. A build takes the first of
-the recorded seeds, so on the same kind of processor the difference is none at all; the rule has room for
-another one, where chaotic training makes what amounts to fresh draws. Shares of seeds are compared by
-Fisher's exact test at the same level, which a few seeds may be too few to fail: then the check says so.
-What is exact must print the same text as in the recorded run.
+What depends on seeds is judged by a recorded run of twenty or more, so that the verdict is the same word on
+every machine. A build's own values are compared with the recorded ones. For numbers the rule is: the two
+means differ by no more than ``t * s * sqrt(1/m + 1/n)`` and the quantity's resolution, where s is the
+standard deviation of the n recorded values, m the number of the build's and t the quantile of Student's
+distribution that fresh seeds exceed in 8 of 100,000 cases: five for twenty recorded seeds. A build takes
+the first of the recorded seeds, so on the same kind of processor the difference is none at all; the rule
+has room for another one, where chaotic training makes what amounts to fresh draws. Shares of seeds are
+compared by Fisher's exact test at the same level, which a few seeds may be too few to fail: then the check
+says so. What is exact must print the same text as in the recorded run.
 """
 
 import math

@@ -1,11 +1,11 @@
-"""Recorded runs: a chapter at twenty seeds, or at its full parameters, kept with all that it came from.
+"""Recorded runs: a chapter at many seeds, or at its full parameters, kept with all that it came from.
 
 ``data/recorded/<slug>.json`` is the evidence for what depends on seeds: the record's quick parameters at
-twenty seeds. ``data/doubled/<slug>.json`` is the same at twice the budget, where a record says what that is:
-a verdict that it changes was one of the budget. ``data/full/<slug>.json`` is the same of its full parameters.
-All have every seed's value, where and when they ran, and a hash of every source that the numbers came from.
-A source that has changed since makes the run *stale*, which pages say. A claim whose criteria, controls or
-parameters have changed since is *refused*: the run was made for another question.
+twenty seeds or more. ``data/doubled/<slug>.json`` is the same at twice the budget, where a record says what
+that is: a verdict that it changes was one of the budget. ``data/full/<slug>.json`` is the same of its full
+parameters. All have every seed's value, where and when they ran, and a hash of every source that the
+numbers came from. A source that has changed since makes the run *stale*, which pages say. A claim whose
+criteria, controls or parameters have changed since is *refused*: the run was made for another question.
 """
 
 import json
