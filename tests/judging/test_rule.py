@@ -152,6 +152,17 @@ def test_the_interval_of_a_median_covers_95_of_100_and_no_narrower_one_does(n):
     assert inside >= 0.95 > narrower
 
 
+def test_an_interval_is_printed_finer_where_its_rounded_end_would_contradict_the_verdict():
+    quantity = Criterion(what="a", resolution=0.01, statistic="mean", reproduced_if=">= 0.02")
+    found = rule.find("a", quantity, np.linspace(-0.245, 0.163, 20))
+    assert (found.state, found.shown) == ("violated", "-0.041 [-0.100, 0.018] (20 seeds)")
+    below = Criterion(what="a", resolution=0.1, statistic="every", reproduced_if="<= 0.6")
+    assert rule.find("a", below, [0.5, 0.599]).shown == "0.5 to 0.6 (2 seeds)"
+    assert rule.find("a", below, [0.5, 0.604]).shown == "0.500 to 0.604 (2 seeds)"
+    exact = Criterion(what="a", resolution=0.1, reproduced_if="< 0.6")
+    assert rule.find("a", exact, 0.599).shown == "0.6"
+
+
 def test_the_digest_of_a_claim_changes_with_what_judges_it_and_with_nothing_else():
     claim = record(EXACT).claims[0]
     same = record(EXACT | {"resolution": 0.1}).claims[0].model_copy(update={"statement": "It works."})

@@ -221,8 +221,28 @@ def show(value: float, resolution: float) -> str:
     return f"{rounded + 0.0:.{decimals}f}" if decimals <= 4 else f"{rounded:.2g}"
 
 
+def _step(quantity: Quantity, measured: Estimate) -> float:
+    """What an interval is rounded to: finer than the resolution where its ends would contradict the verdict.
+
+    What depends on no seed keeps its resolution, since it is compared as text with other processors'.
+    """
+    ends = (measured.low, measured.high)
+    steps = [quantity.resolution / finer for finer in (1, 10, 100)]
+    if quantity.statistic in ("exact", "fisher") or not all(map(math.isfinite, ends)):
+        return steps[0]
+    within = region(quantity)
+
+    def told(low: float, high: float) -> tuple[bool, bool]:
+        return within.covers(low, high), within.disjoint(low, high)
+
+    # To the tenth digit, as it is printed: 3 steps of 0.1 are 0.3, and no more.
+    said = ((step, [round(round(end / step) * step, 10) for end in ends]) for step in steps)
+    return next((step for step, rounded in said if told(*rounded) == told(*ends)), steps[0])
+
+
 def _shown(quantity: Quantity, measured: Estimate) -> str:
-    middle, low, high = (show(v, quantity.resolution) for v in (measured.value, measured.low, measured.high))
+    step = _step(quantity, measured)
+    middle, low, high = (show(v, step) for v in (measured.value, measured.low, measured.high))
     unit = f" {quantity.unit}" if quantity.unit else ""
     sample = "round" if quantity.statistic == "median" else "seed"
     seeds = f" ({measured.seeds} {sample}{'s' if measured.seeds > 1 else ''})"
