@@ -319,9 +319,9 @@ def _word(findings: Sequence[Finding], check: bool) -> tuple[Word, str]:
     if unrecorded := [f.what for f in findings if f.state == UNRECORDED]:
         return UNRECORDED, f"no run is recorded under these criteria: {'; '.join(unrecorded)}"
     rivals = [c for c in controls if c.kind != "sanity"]
-    for finding in findings:
-        if finding not in criteria and finding not in rivals and finding.state != "met":
-            return "inconclusive", f"{finding.role} {finding.what}: {finding.words}"
+    for guard in findings:
+        if (guard.role == "condition" or guard.kind == "sanity") and guard.state != "met":
+            return "inconclusive", f"{guard.role} {guard.what}: {guard.words}"
     if twins := _twins([*criteria, *controls]):
         return "inconclusive", f"two arms with the very same numbers: {twins}"
     if violated := [c.what for c in criteria if c.state == "violated"]:
