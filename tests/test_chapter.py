@@ -22,8 +22,8 @@ def _leave_torch_as_it_is(monkeypatch):
 def test_quick_full_and_custom_runs_say_what_they_are():
     full = RECORD.values("full")
     assert str(open_chapter("convsharevit", QUICK)) == "convsharevit, quick run: quick parameters"
-    twenty = open_chapter("convsharevit", RECORD.values("recorded"))
-    assert str(twenty) == "convsharevit, recorded run: seeds = 20"
+    recorded = open_chapter("convsharevit", RECORD.values("recorded"))
+    assert str(recorded) == "convsharevit, recorded run: seeds = 60"
     assert open_chapter("convsharevit", full).profile == "full"
     custom = open_chapter("convsharevit", QUICK | {"seed": 7, "sign": "offset"})
     assert str(custom) == "convsharevit, custom run: seed = 7, sign = 'offset'"

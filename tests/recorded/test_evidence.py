@@ -21,12 +21,12 @@ def test_parameters_file_is_the_tiers_profile_even_through_yaml(tier):
         assert found == tier or record.values(tier) == record.values(found)
 
 
-def test_every_chapter_with_seeds_records_twenty_fresh_ones():
+def test_every_chapter_with_seeds_records_twenty_fresh_ones_or_more():
     for record in records.chapters():
         if any("recorded" in claim.evidence for claim in record.claims):
             values, quick = record.values("recorded"), record.values("quick")
             assert values["seed"] >= 1000, record.slug
-            assert values["seeds"] == 20, record.slug
+            assert values["seeds"] >= 20, record.slug
             # What a build leaves to the recorded run beside seeds is drawn or named on the card.
             assert "seeds" in {name for name in values if values[name] != quick[name]}, record.slug
 
